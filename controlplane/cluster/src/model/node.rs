@@ -1,0 +1,153 @@
+//! A Hardware Node as the cluster knows it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::fence::{FenceCause, FencingClass, Receipt};
+use super::ids::{BootId, Incarnation, Name, NodeId, Revision, SecretHash};
+use super::lease::LeaseTerms;
+use super::resources::Resources;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    pub name: Name,
+    pub role: Role,
+    pub intent: Intent,
+    pub health: Health,
+    /// Opens every stream of this node's agent.
+    pub secret: SecretHash,
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Machines that fail together share one: a rack, a site. Empty = its own.
+    pub failure_domain: Arc<str>,
+    /// What the node said of itself when it last registered; `None` before that.
+    pub facts: Option<Arc<NodeFacts>>,
+    pub joined: Revision,
+}
+
+/// Standby nodes take containers only when no active one fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    #[default]
+    Active,
+    Standby,
+}
+
+/// What the operator wants of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Intent {
+    #[default]
+    Schedulable,
+    /// Keeps what it has, takes nothing new.
+    Cordoned,
+    /// Hands over everything it has.
+    Draining { since: Revision },
+    /// Drained; its absence alarms nobody.
+    Maintenance { since: Revision },
+}
+
+/// Which incarnation of the node is current and whether it may still run anything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Health {
+    /// Has an id and a secret and never registered.
+    Joined,
+    /// Registered; leases may be granted to this incarnation.
+    Up { incarnation: Incarnation, boot: BootId },
+    /// No voter acknowledges this incarnation again; what it ran may still run.
+    Fencing { incarnation: Incarnation, boot: BootId, begun: Revision, cause: FenceCause },
+    /// Proven over, by the receipt.
+    Fenced { receipt: Arc<Receipt> },
+}
+
+impl Health {
+    /// The incarnation that is current or was last; `Incarnation(0)` before the first registration.
+    pub fn incarnation(&self) -> Incarnation {
+        match self {
+            Health::Joined => Incarnation(0),
+            Health::Up { incarnation, .. } | Health::Fencing { incarnation, .. } => *incarnation,
+            Health::Fenced { receipt } => receipt.incarnation,
+        }
+    }
+
+    pub fn boot(&self) -> Option<BootId> {
+        match self {
+            Health::Joined => None,
+            Health::Up { boot, .. } | Health::Fencing { boot, .. } => Some(*boot),
+            Health::Fenced { receipt } => Some(receipt.boot),
+        }
+    }
+}
+
+/// What a node says of itself at registration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub class: FencingClass,
+    /// Why the class is not higher.
+    pub class_reason: Arc<str>,
+    pub capacity: Resources,
+    /// Runtimes that were proven by a throw-away bundle, best first.
+    pub runtimes: Arc<[Arc<str>]>,
+    /// Runtimes that were tried and why they do not work: "name: reason".
+    pub runtimes_refused: Arc<[Arc<str>]>,
+    pub version: Arc<str>,
+    /// The terms this incarnation has in force, guard included.
+    pub terms: LeaseTerms,
+}
+
+impl Node {
+    pub fn accepts_new_work(&self) -> bool {
+        matches!(self.health, Health::Up { .. }) && self.intent == Intent::Schedulable
+    }
+
+    /// The incarnation that may hold assignments now.
+    pub fn up(&self) -> Option<Incarnation> {
+        match self.health {
+            Health::Up { incarnation, .. } => Some(incarnation),
+            _ => None,
+        }
+    }
+
+    pub fn class(&self) -> FencingClass {
+        self.facts.as_ref().map_or(FencingClass::F0, |facts| facts.class)
+    }
+
+    pub fn capacity(&self) -> Resources {
+        self.facts.as_ref().map_or(Resources::default(), |facts| facts.capacity)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Role::Active => "active",
+            Role::Standby => "standby",
+        })
+    }
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Intent::Schedulable => "schedulable",
+            Intent::Cordoned => "cordoned",
+            Intent::Draining { .. } => "draining",
+            Intent::Maintenance { .. } => "maintenance",
+        })
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Health::Joined => "joined",
+            Health::Up { .. } => "up",
+            Health::Fencing { .. } => "fencing",
+            Health::Fenced { .. } => "fenced",
+        })
+    }
+}
