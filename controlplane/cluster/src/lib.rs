@@ -12,6 +12,7 @@ pub mod event;
 pub mod digest;
 pub mod sessions;
 pub mod state;
+pub mod agent;
 pub mod placement;
 pub mod apply;
 pub mod planner;
