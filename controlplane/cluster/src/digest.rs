@@ -18,6 +18,11 @@ impl StateHash {
     pub(crate) fn remove(&mut self, room: Room, key: &impl Hash, value: &impl Hash) {
         self.0 = self.0.wrapping_sub(object(room, key, value));
     }
+
+    pub(crate) fn replace<V: Hash>(&mut self, room: Room, key: &impl Hash, old: &V, new: &V) {
+        self.remove(room, key, old);
+        self.add(room, key, new);
+    }
 }
 
 impl fmt::Display for StateHash {
@@ -31,12 +36,33 @@ pub(crate) enum Room {
     Header,
     Member,
     Node,
+    /// Without its spec and annotations: those are large, change rarely and count on their own.
     Container,
+    Spec,
+    Annotations,
     Status,
     Template,
     Storage,
     Decision,
     Session,
+    /// One remembered result of a session.
+    Result,
+}
+
+/// The fields that exist once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Header {
+    Cluster,
+    Generation,
+    Revision,
+    Clock,
+    NextMember,
+    NextNode,
+    NextContainer,
+    Membership,
+    Settings,
+    Brake,
+    Horizon,
 }
 
 fn object(room: Room, key: &impl Hash, value: &impl Hash) -> u128 {

@@ -12,6 +12,7 @@ pub mod event;
 pub mod digest;
 pub mod sessions;
 pub mod state;
+mod doors;
 pub mod agent;
 pub mod placement;
 pub mod apply;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use crate::apply::Outcome;
+use crate::digest::{Header, Room, StateHash};
 use crate::model::ids::{RequestId, Revision, SessionId};
 
 /// Results kept per session. A client must not have more requests under way than this.
@@ -56,18 +57,41 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn remember(&mut self, request: RequestId, revision: Revision, outcome: Outcome) {
-        let session = Arc::make_mut(self.open.entry(request.session).or_default());
-        session.results.insert(request.sequence, Remembered { revision, outcome });
-        while session.results.len() > WINDOW {
-            let Some(oldest) = session.results.get_min().map(|(sequence, _)| *sequence) else { break };
-            session.results.remove(&oldest);
-            session.forgotten = session.forgotten.max(Some(oldest));
+    /// Keeps what became of `request`, and forgets what no longer has room. `hash` is kept right with it.
+    pub(crate) fn remember(&mut self, request: RequestId, remembered: Remembered, hash: &mut StateHash) {
+        let id = request.session;
+        if !self.open.contains_key(&id) {
+            hash.add(Room::Session, &id, &None::<u64>);
         }
-        while self.open.len() > SESSIONS {
-            let Some(eldest) = self.open.get_min().map(|(session, _)| *session) else { break };
+        let session = Arc::make_mut(self.open.entry(id).or_default());
+        hash.add(Room::Result, &(id, request.sequence), &remembered);
+        session.results.insert(request.sequence, remembered);
+        if session.results.len() > WINDOW
+            && let Some((sequence, dropped)) = session.results.get_min().cloned()
+        {
+            session.results.remove(&sequence);
+            hash.remove(Room::Result, &(id, sequence), &dropped);
+            let forgotten = session.forgotten.max(Some(sequence));
+            hash.replace(Room::Session, &id, &session.forgotten, &forgotten);
+            session.forgotten = forgotten;
+        }
+        if self.open.len() > SESSIONS
+            && let Some((eldest, session)) = self.open.get_min().cloned()
+        {
             self.open.remove(&eldest);
-            self.horizon = self.horizon.max(Some(eldest));
+            let mut gone = StateHash::default();
+            hash_session(eldest, &session, &mut gone);
+            hash.0 = hash.0.wrapping_sub(gone.0);
+            let horizon = self.horizon.max(Some(eldest));
+            hash.replace(Room::Header, &Header::Horizon, &self.horizon, &horizon);
+            self.horizon = horizon;
+        }
+    }
+
+    pub(crate) fn hash_into(&self, hash: &mut StateHash) {
+        hash.add(Room::Header, &Header::Horizon, &self.horizon);
+        for (id, session) in &self.open {
+            hash_session(*id, session, hash);
         }
     }
 
@@ -82,5 +106,12 @@ impl Sessions {
 
     pub fn restore(open: impl IntoIterator<Item = (SessionId, Session)>, horizon: Option<SessionId>) -> Sessions {
         Sessions { open: open.into_iter().map(|(id, session)| (id, Arc::new(session))).collect(), horizon }
+    }
+}
+
+fn hash_session(id: SessionId, session: &Session, hash: &mut StateHash) {
+    hash.add(Room::Session, &id, &session.forgotten);
+    for (sequence, remembered) in &session.results {
+        hash.add(Room::Result, &(id, *sequence), remembered);
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::digest::StateHash;
-use crate::model::container::{Container, Order, Placement, Status};
+use crate::model::container::{Container, Status};
 use crate::model::decision::Decision;
 use crate::model::ids::{ClusterId, ContainerId, Generation, MemberId, Name, NodeId, Revision};
 use crate::model::member::{Member, Membership};
-use crate::model::node::{Health, Node};
+use crate::model::node::Node;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::storage::Storage;
@@ -71,12 +71,15 @@ pub(crate) struct Derived {
     pub by_node: OrdMap<NodeId, OrdMap<ContainerId, Claim>>,
     /// What those claims add up to.
     pub used: OrdMap<NodeId, Resources>,
-    /// Wanted running and without a place, highest priority first, then by id.
+    /// Waiting for a place ([`Container::wants_place`]), highest priority first, then by id.
     pub unplaced: OrdSet<(Reverse<u16>, ContainerId)>,
     /// Under handover.
     pub handovers: OrdSet<ContainerId>,
     /// Nodes whose `Fencing` is open.
     pub fencing: OrdSet<NodeId>,
+    /// How many containers name it.
+    pub template_uses: OrdMap<Name, u64>,
+    pub storage_uses: OrdMap<Name, u64>,
     pub hash: StateHash,
 }
 
@@ -240,7 +243,8 @@ impl State {
         self.derived.used.get(&node).copied().unwrap_or_default()
     }
 
-    /// Wanted running and without a place, in the order they should get one.
+    /// Waiting for a place, in the order they should get one. Those held, and those whose policy keeps them down after
+    /// the loss of their node, do not wait.
     pub fn unplaced(&self) -> impl Iterator<Item = &Arc<Container>> {
         self.derived.unplaced.iter().filter_map(|(_, id)| self.container(*id))
     }
@@ -248,6 +252,11 @@ impl State {
     /// Containers under handover, by id.
     pub fn handovers(&self) -> impl Iterator<Item = &Arc<Container>> {
         self.derived.handovers.iter().filter_map(|id| self.container(*id))
+    }
+
+    /// Whether `container` may run on `node` or has room reserved there.
+    pub fn claim(&self, node: NodeId, container: ContainerId) -> Option<Claim> {
+        self.derived.by_node.get(&node)?.get(&container).copied()
     }
 
     pub fn template(&self, name: &Name) -> Option<&Arc<Template>> {

@@ -23,6 +23,8 @@ pub struct Container {
     pub home: Option<NodeId>,
     /// When it was started again after an end of its own, newest last, at most `spec.restart.max` of them.
     pub restarts: Arc<[WallTime]>,
+    /// Where it could not be started lately, oldest first, one per node, at most [`StartFailure::KEPT`].
+    pub start_failures: Arc<[StartFailure]>,
     /// How often the loss of a node moved it. Charged to no budget.
     pub displacements: u32,
     /// The revision of the decision that placed it last.
@@ -173,6 +175,21 @@ pub enum Unplaced {
     Held { reason: Arc<str> },
 }
 
+/// Keeps a container off a node where it could not be started, until it ran somewhere or a person starts it anew.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StartFailure {
+    pub node: NodeId,
+    pub at: WallTime,
+    pub reason: Arc<str>,
+}
+
+impl StartFailure {
+    /// So many nodes that could not start it are no accident any more: it is held.
+    pub const KEPT: usize = 8;
+    /// How long the node is left out; a broken node may be mended by then. Source: semantics.md 1.
+    pub const COUNTS_FOR: Span = Span::seconds(60 * 60);
+}
+
 /// How a container's first task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Exit {
@@ -219,6 +236,28 @@ pub enum End {
     Refused { reason: Arc<str> },
 }
 
+impl Container {
+    /// Whether the planner looks for a place: wanted running, without one, not held, and not kept down by its own
+    /// policy after the loss of its node (class `none` or priority 0, until a person starts it).
+    pub fn wants_place(&self) -> bool {
+        match &self.placement {
+            _ if self.desired != Desired::Running => false,
+            Placement::Assigned(_) | Placement::Unplaced { reason: Unplaced::Held { .. }, .. } => false,
+            Placement::Unplaced { reason: Unplaced::Displaced { .. }, .. } => self.fails_over(),
+            Placement::Unplaced { .. } => true,
+        }
+    }
+
+    /// Whether the loss of its node starts it elsewhere.
+    pub fn fails_over(&self) -> bool {
+        self.spec.class != Class::None && self.spec.priority > 0
+    }
+
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.placement.assignment()
+    }
+}
+
 impl Placement {
     pub fn assignment(&self) -> Option<&Assignment> {
         match self {
@@ -235,6 +274,10 @@ impl Assignment {
             Order::Prepare { target, .. } | Order::Handoff { target, .. } => Some(target),
             _ => None,
         }
+    }
+
+    pub fn is_handover(&self) -> bool {
+        matches!(self.order, Order::Prepare { .. } | Order::Handoff { .. } | Order::Blocked { .. })
     }
 }
 

@@ -12,6 +12,9 @@ use crate::model::node::Role;
 /// Smaller is better. Ties end at the smaller node id, so all members agree.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Score {
+    /// Not where its history asks for: one that ended by itself is started again in place, one whose node gave it up
+    /// goes to another.
+    pub astray: bool,
     /// Active before standby: a standby node is used only when no active one fits.
     pub role: Role,
     /// Index of the tier of preferred owners; a node in none comes after all tiers.
@@ -27,7 +30,8 @@ impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}, tier {}, memory headroom {}.{} %, cpu headroom {}.{} %",
+            "{}{}, tier {}, memory headroom {}.{} %, cpu headroom {}.{} %",
+            if self.astray { "astray, " } else { "" },
             self.role,
             self.preferred_tier,
             self.memory_headroom.0 / 10,
