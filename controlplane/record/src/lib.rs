@@ -20,7 +20,7 @@ mod ledger;
 mod disk;
 mod mem;
 
-pub use codec::{Assembler, PIECE_BYTES, Record, Scan, decode, pieces, piece_key};
+pub use codec::{Assembler, PIECE_BYTES, Record, Scan, decode, piece_key, pieces};
 pub use damage::{Damage, RecordFault, SnapshotFault};
 pub use disk::{RaftDisk, SnapshotFolder, Stats};
 pub use error::{Refused, StoreError};

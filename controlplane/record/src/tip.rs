@@ -44,7 +44,8 @@ impl Tip {
         let Some(first) = group.entries.first() else {
             return Ok(base);
         };
-        let follows = if group.restored.is_some() { first.index == base.index + 1 } else { first.index <= base.index + 1 };
+        let follows =
+            if group.restored.is_some() { first.index == base.index + 1 } else { first.index <= base.index + 1 };
         if first.index == 0 || !follows {
             return Err(Refused::Gap { found: first.index, last: base.index });
         }

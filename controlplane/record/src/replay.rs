@@ -1,0 +1,253 @@
+//! From what a store holds to what a member knows, or to the reason why it must not start.
+//! In: the records in order, the guard, the newest snapshot. Out: `Replayed`, or `Damage` that names the place.
+//! Absent: repair. The one thing left out is a broken write *behind* what the guard has seen: it was never acknowledged.
+//! Everything behind the guard that verifies is kept; it may have been sent although nobody was told.
+
+use crate::codec::{Record, decode};
+use crate::damage::{Damage, RecordFault};
+use crate::guard::Guard;
+use crate::ledger::Spans;
+use crate::tip::Tip;
+use crate::types::{Entry, Group, Identity, Loaded, LogPoint, SnapshotMeta};
+use bytes::Bytes;
+
+/// What stands at one place of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Record(Bytes),
+    Unreadable(RecordFault),
+}
+
+/// A store that holds everything it promised, and what is left to do before it may be written again.
+#[derive(Debug)]
+pub struct Replayed {
+    pub loaded: Loaded,
+    /// How many of the records found stay; what follows them is an unfinished write, to be removed.
+    pub kept: usize,
+    pub unfinished: bool,
+    /// The guard survived the crash that its group did not: this record belongs at the end of the store.
+    pub redo: Option<Bytes>,
+    /// A snapshot from the leader was saved, but not the group that starts the log anew behind it: to be appended.
+    pub install: Option<Group>,
+    pub(crate) tip: Tip,
+    pub(crate) spans: Spans,
+    pub(crate) sequence: u64,
+}
+
+/// Judges a store. `snapshot` has been verified against its own manifest; records are verified here.
+pub fn replay(
+    identity: &Identity,
+    found: impl IntoIterator<Item = Found>,
+    guard: &Guard,
+    snapshot: Option<&SnapshotMeta>,
+) -> Result<Replayed, Damage> {
+    owned("guard file", &guard.identity, identity)?;
+    let mut chain = Chain { identity, guard, tip: None, spans: Spans::default(), log: Vec::new(), floor: 0 };
+    let (mut kept, mut unfinished) = (0, false);
+    for place in found {
+        if !chain.take(place)? {
+            unfinished = true;
+            break;
+        }
+        kept += 1;
+    }
+    let redo = chain.reach_guard()?;
+    let Chain { tip, spans, log, floor, .. } = chain;
+    let tip = tip.ok_or(Damage::Empty { groups: guard.group })?;
+    if guard.clean && (unfinished || tip.number != guard.group) {
+        return Err(Damage::ChangedWhileClosed { guard: guard.group });
+    }
+    check_snapshot_reaches(guard, snapshot)?;
+    let saved = snapshot.map(SnapshotMeta::point).unwrap_or_default();
+    let (entries, install) = tail(log, floor, &tip, saved)?;
+
+    let mut hard_state = install.as_ref().map_or(tip.hard_state, |group| group.hard_state);
+    hard_state.commit = hard_state.commit.max(saved.index);
+    let last = entries.last().map_or(saved.index, |entry| entry.index);
+    if hard_state.commit > last {
+        return Err(Damage::CommitBeyondLog { commit: hard_state.commit, last });
+    }
+    let next_group = tip.number + 1 + u64::from(install.is_some());
+    let loaded = Loaded { identity: *identity, hard_state, entries, snapshot: snapshot.cloned(), next_group };
+    Ok(Replayed { loaded, kept, unfinished, redo, install, tip, spans, sequence: guard.sequence })
+}
+
+/// Errs if `part` names somebody else as its owner.
+pub(crate) fn owned(part: &'static str, found: &Identity, expected: &Identity) -> Result<(), Damage> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Damage::OtherOwner { part, found: Box::new(*found), expected: Box::new(*expected) })
+}
+
+/// The chain of records as far as it has been read.
+struct Chain<'a> {
+    identity: &'a Identity,
+    guard: &'a Guard,
+    tip: Option<Tip>,
+    spans: Spans,
+    /// The entries behind `floor`, contiguous.
+    log: Vec<Entry>,
+    floor: u64,
+}
+
+impl Chain<'_> {
+    /// Takes what stands at the next place. `false`: an unfinished write that nobody was told about; nothing behind it
+    /// counts.
+    fn take(&mut self, place: Found) -> Result<bool, Damage> {
+        let expected = self.tip.map_or(1, |tip| tip.number + 1);
+        // A store that was compacted may start anywhere up to the guard, so a first place is never "unfinished". What
+        // the guard carries was written at the same time, and whatever stands in its place can be written again.
+        let undoable = expected == self.guard.group && !self.guard.carried.is_empty();
+        let acknowledged = self.tip.is_none() || (expected <= self.guard.group && !undoable);
+        let record = match place {
+            Found::Record(bytes) => decode(&bytes).map(|record| (record, bytes.len())),
+            Found::Unreadable(fault) => Err(fault),
+        };
+        let (record, len) = match record {
+            Ok(record) => record,
+            Err(fault) if acknowledged => return Err(Damage::Record { group: expected, fault }),
+            Err(_) => return Ok(false),
+        };
+        owned("log", &record.identity, self.identity)?;
+        if let Some(tip) = self.tip {
+            if record.number != expected {
+                let missing = Damage::GroupMissing { expected, found: record.number };
+                return if acknowledged { Err(missing) } else { Ok(false) };
+            }
+            if record.previous != tip.crc {
+                return if acknowledged { Err(Damage::ChainBroken { group: expected }) } else { Ok(false) };
+            }
+        } else {
+            self.check_start(&record)?;
+        }
+        self.extend(record, len)?;
+        Ok(true)
+    }
+
+    /// The first record left by compaction may be any, but not one behind the guard: the last group is always kept.
+    fn check_start(&self, record: &Record) -> Result<(), Damage> {
+        let next = self.guard.group + 1;
+        if record.number > next {
+            return Err(Damage::GroupMissing { expected: next, found: record.number });
+        }
+        if record.number == next && record.previous != self.guard.group_crc {
+            return Err(Damage::ChainBroken { group: next });
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, record: Record, len: usize) -> Result<(), Damage> {
+        let Record { number, crc, last, group, .. } = record;
+        if let Some(tip) = self.tip {
+            let computed = tip.check(&group).map_err(|why| Damage::Rule { group: number, why: why.to_string() })?;
+            if computed != last {
+                let why = format!("it ends at index {}, not {}", computed.index, last.index);
+                return Err(Damage::Rule { group: number, why });
+            }
+        }
+        if number == self.guard.group {
+            self.check_guarded(&group, last, crc)?;
+        }
+        self.spans.push(number, &group, last.index, len as u64);
+        self.tip = Some(Tip { number, crc, last, hard_state: group.hard_state });
+        self.lay_down(group, last);
+        Ok(())
+    }
+
+    /// At the guard's own group everything must be as the guard saw it.
+    fn check_guarded(&self, group: &Group, last: LogPoint, crc: u32) -> Result<(), Damage> {
+        let seen = self.guard;
+        for (what, found, guard) in [
+            ("term", group.hard_state.term, seen.term),
+            ("vote", group.hard_state.vote, seen.vote),
+            ("last index", last.index, seen.last.index),
+            ("last term", last.term, seen.last.term),
+            ("checksum of the last group", u64::from(crc), u64::from(seen.group_crc)),
+        ] {
+            if found != guard {
+                return Err(Damage::BelowGuard { what, found, guard });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the entries of a group into the log, over whatever they replace.
+    fn lay_down(&mut self, group: Group, last: LogPoint) {
+        if let Some(restored) = group.restored {
+            self.log.clear();
+            self.floor = restored.index;
+        }
+        match group.entries.first() {
+            Some(first) if self.spans.len() > 1 && first.index > self.floor => {
+                self.log.truncate((first.index - 1 - self.floor) as usize);
+            }
+            Some(first) => {
+                self.log.clear();
+                self.floor = first.index - 1;
+            }
+            None if self.spans.len() == 1 => self.floor = last.index,
+            None => {}
+        }
+        self.log.extend(group.entries);
+    }
+
+    /// Errs unless the chain ends at or behind the guard's group. If exactly the carried group is missing, it is taken
+    /// from the guard and given back, to be written again.
+    fn reach_guard(&mut self) -> Result<Option<Bytes>, Damage> {
+        let Some(tip) = self.tip else {
+            return Err(Damage::Empty { groups: self.guard.group });
+        };
+        let seen = self.guard;
+        if tip.number >= seen.group {
+            return Ok(None);
+        }
+        if tip.number + 1 < seen.group || seen.carried.is_empty() {
+            return Err(Damage::BelowGuard { what: "last group", found: tip.number, guard: seen.group });
+        }
+        let record = seen.carried.clone();
+        if self.take(Found::Record(record.clone()))? {
+            return Ok(Some(record));
+        }
+        Err(Damage::BelowGuard { what: "last group", found: tip.number, guard: seen.group })
+    }
+}
+
+fn check_snapshot_reaches(guard: &Guard, snapshot: Option<&SnapshotMeta>) -> Result<(), Damage> {
+    match snapshot {
+        None if guard.snapshot_index > 0 => Err(Damage::Missing { part: "snapshot" }),
+        Some(meta) if meta.index < guard.snapshot_index => {
+            Err(Damage::BelowGuard { what: "snapshot index", found: meta.index, guard: guard.snapshot_index })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The entries behind the snapshot, and the group still to be written if the log does not belong to it: then the
+/// member died between saving a leader's snapshot and starting its log anew.
+fn tail(mut log: Vec<Entry>, floor: u64, tip: &Tip, saved: LogPoint) -> Result<(Vec<Entry>, Option<Group>), Damage> {
+    if floor > saved.index {
+        return Err(Damage::EntriesMissing { first: saved.index + 1, last: floor });
+    }
+    let own_term = if tip.last.index == saved.index {
+        Some(tip.last.term)
+    } else {
+        // The entry *at* the snapshot; absent if compaction took it, and then everything above continues it.
+        saved.index.checked_sub(floor + 1).and_then(|at| log.get(at as usize)).map(|entry| entry.term)
+    };
+    let foreign = own_term.is_some_and(|term| term != saved.term);
+    if foreign && tip.hard_state.commit >= saved.index {
+        return Err(Damage::SnapshotContradicts { index: saved.index, term: saved.term });
+    }
+    if !foreign && saved.index <= tip.last.index {
+        log.drain(..((saved.index - floor) as usize).min(log.len()));
+        return Ok((log, None));
+    }
+    let mut hard_state = tip.hard_state;
+    if hard_state.term < saved.term {
+        // A vote is durable before it is sent, so no vote was given in a term that is not on disk.
+        (hard_state.term, hard_state.vote) = (saved.term, 0);
+    }
+    hard_state.commit = saved.index;
+    Ok((Vec::new(), Some(Group { hard_state, restored: Some(saved), entries: Vec::new() })))
+}
