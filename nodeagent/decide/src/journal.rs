@@ -1,0 +1,157 @@
+//! What must survive a restart of the agent: who it is, what it must never start again, what it had begun.
+//! In: records, one small change each. Out: the journal they add up to. Whoever keeps it writes records in order, says
+//! when they are durable and hands the sum to the next agent; the encoding is theirs.
+//! Absent: no file and no sync; the agent says which record it waits for.
+
+use std::collections::BTreeMap;
+
+use cluster::{BootId, ContainerId, End, Epoch, Generation, Incarnation, LeaseTerms, OnQuorumLoss, Proof, Revision, Span};
+use serde::{Deserialize, Serialize};
+
+/// The sum of all records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    pub generation: Generation,
+    /// The current incarnation or the last; 0 = never registered.
+    pub incarnation: Incarnation,
+    /// The boot under which `incarnation` was registered.
+    pub boot: BootId,
+    pub life: Life,
+    /// The terms heartbeats name.
+    pub terms: LeaseTerms,
+    /// The newest revision acted on under `incarnation`; anything older is dropped *(9)*.
+    pub revision: Revision,
+    /// The highest closed epoch of every container that was ever here. It and everything below never start again.
+    pub closed: BTreeMap<ContainerId, Closed>,
+    /// What was begun and is not closed, by container and epoch.
+    pub begun: BTreeMap<ContainerId, BTreeMap<Epoch, Begun>>,
+}
+
+/// How far the life of `Journal::incarnation` has gone. Moves forward only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Life {
+    /// It may send heartbeats.
+    Current,
+    /// It never sends a heartbeat and starts nothing again *(4, b9)*.
+    Latched,
+    /// Latched, and over. `None` where it was not ours to prove: the members decide by boot and emptiness.
+    Over(Option<Proof>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    pub epoch: Epoch,
+    pub end: End,
+}
+
+/// Written before the first deed of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    pub incarnation: Incarnation,
+    /// Belongs to the epoch; nothing changes it *(7, a4)*.
+    pub policy: OnQuorumLoss,
+    pub stop_grace: Span,
+    /// It was seen running. Without this, an epoch that is gone after a restart never started.
+    pub ran: bool,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Record {
+    /// A registration was answered.
+    Registered { generation: Generation, incarnation: Incarnation, boot: BootId, terms: LeaseTerms, revision: Revision },
+    /// The state names an incarnation as ours that this journal does not know: latched from the first.
+    Adopted { incarnation: Incarnation, boot: BootId },
+    Latched { incarnation: Incarnation },
+    Over { incarnation: Incarnation, proof: Option<Proof> },
+    Terms { terms: LeaseTerms },
+    Seen { revision: Revision },
+    Begun { container: ContainerId, epoch: Epoch, begun: Begun },
+    Ran { container: ContainerId, epoch: Epoch },
+    Closed { container: ContainerId, epoch: Epoch, end: End },
+}
+
+impl Journal {
+    /// The journal of a node that never registered; `terms` are what it would name.
+    pub fn fresh(boot: BootId, terms: LeaseTerms) -> Journal {
+        Journal {
+            generation: Generation(0),
+            incarnation: Incarnation(0),
+            boot,
+            life: Life::Over(None),
+            terms,
+            revision: Revision(0),
+            closed: BTreeMap::new(),
+            begun: BTreeMap::new(),
+        }
+    }
+
+    /// Adds one record. Total: a record that came twice, or for an incarnation that is no longer the last, changes
+    /// nothing.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Registered { generation, incarnation, boot, terms, revision } => {
+                self.generation = *generation;
+                self.incarnation = *incarnation;
+                self.boot = *boot;
+                self.life = Life::Current;
+                self.terms = *terms;
+                self.revision = *revision;
+            }
+            Record::Adopted { incarnation, boot } => {
+                self.incarnation = *incarnation;
+                self.boot = *boot;
+                self.life = Life::Latched;
+            }
+            Record::Latched { incarnation } => {
+                if *incarnation == self.incarnation && self.life == Life::Current {
+                    self.life = Life::Latched;
+                }
+            }
+            Record::Over { incarnation, proof } => {
+                if *incarnation == self.incarnation {
+                    self.life = Life::Over(proof.clone());
+                }
+            }
+            Record::Terms { terms } => self.terms = *terms,
+            Record::Seen { revision } => self.revision = self.revision.max(*revision),
+            Record::Begun { container, epoch, begun } => {
+                self.begun.entry(*container).or_default().insert(*epoch, *begun);
+            }
+            Record::Ran { container, epoch } => {
+                if let Some(begun) = self.begun.get_mut(container).and_then(|epochs| epochs.get_mut(epoch)) {
+                    begun.ran = true;
+                }
+            }
+            Record::Closed { container, epoch, end } => self.close(*container, *epoch, end),
+        }
+    }
+
+    fn close(&mut self, container: ContainerId, epoch: Epoch, end: &End) {
+        let highest = self.closed_epoch(container);
+        if highest.is_none_or(|highest| highest < epoch) {
+            self.closed.insert(container, Closed { epoch, end: end.clone() });
+        }
+        if let Some(epochs) = self.begun.get_mut(&container) {
+            epochs.remove(&epoch);
+            if epochs.is_empty() {
+                self.begun.remove(&container);
+            }
+        }
+    }
+
+    /// The highest epoch of `container` known to be over.
+    pub fn closed_epoch(&self, container: ContainerId) -> Option<Epoch> {
+        self.closed.get(&container).map(|closed| closed.epoch)
+    }
+
+    pub fn is_closed(&self, container: ContainerId, epoch: Epoch) -> bool {
+        self.closed_epoch(container).is_some_and(|highest| epoch <= highest)
+    }
+
+    pub fn begun(&self, container: ContainerId, epoch: Epoch) -> Option<&Begun> {
+        self.begun.get(&container)?.get(&epoch)
+    }
+}
