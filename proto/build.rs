@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 const PUBLIC: [&str; 7] = ["common", "cluster", "nodes", "containers", "templates", "storages", "events"];
-const INTERNAL: [&str; 5] = ["model", "log", "snapshot", "agent", "peer"];
+const WIRE: [&str; 5] = ["model", "log", "snapshot", "agent", "peer"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=quorate");
@@ -11,19 +11,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     let services = std::env::var_os("CARGO_FEATURE_SERVICES").is_some();
 
-    let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(["google/rpc/status.proto", "google/rpc/error_details.proto"])?;
-    compiler.open_files(PUBLIC.map(|name| format!("quorate/v1/{name}.proto")))?;
-    compiler.open_files(INTERNAL.map(|name| format!("quorate/wire/v1/{name}.proto")))?;
-
+    let mut public = compiler()?;
+    public.open_files(PUBLIC.map(|name| format!("quorate/v1/{name}.proto")))?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    std::fs::write(out.join("descriptors.bin"), public.encode_file_descriptor_set())?;
+
+    let mut all = compiler()?;
+    all.open_files(["google/rpc/status.proto", "google/rpc/error_details.proto"])?;
+    all.open_files(PUBLIC.map(|name| format!("quorate/v1/{name}.proto")))?;
+    all.open_files(WIRE.map(|name| format!("quorate/wire/v1/{name}.proto")))?;
     tonic_prost_build::configure()
         .build_client(services)
         .build_server(services)
         .btree_map(".")
         .bytes(".quorate.wire.v1")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds(all.file_descriptor_set())?;
     Ok(())
+}
+
+fn compiler() -> Result<protox::Compiler, protox::Error> {
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true);
+    compiler.include_source_info(true);
+    Ok(compiler)
 }
