@@ -31,3 +31,8 @@ pub use replay::{Found, Replayed, replay};
 pub use snapshot::{FRAME_BYTES, decode_snapshot, frames, snapshot_header, snapshot_meta};
 pub use tip::Tip;
 pub use types::{Entry, Group, HardState, Identity, Loaded, LogPoint, SnapshotMeta};
+
+/// The checksum used throughout: CRC-32, as in zlib.
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}

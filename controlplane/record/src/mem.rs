@@ -238,7 +238,7 @@ impl MemDisk {
         let bodies = self.bodies();
         let Some(file) = &bodies.saved else { return Ok(None) };
         let fault = |fault| Damage::Snapshot { object: "in memory".into(), fault };
-        let (owner, meta, _) = decode_snapshot(file).map_err(fault)?;
+        let (owner, meta, _) = decode_snapshot(file.clone()).map_err(fault)?;
         owned("snapshot", &owner, &self.identity)?;
         Ok(Some(meta))
     }
@@ -356,7 +356,7 @@ impl SnapshotFolder for MemSnapshots {
         let bodies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &bodies.saved else { return Ok(None) };
         let fault = |fault| Damage::Snapshot { object: "in memory".into(), fault };
-        let (_, meta, body) = decode_snapshot(file).map_err(fault)?;
+        let (_, meta, body) = decode_snapshot(file.clone()).map_err(fault)?;
         Ok(Some((meta, body)))
     }
 }

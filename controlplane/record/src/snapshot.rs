@@ -69,11 +69,11 @@ pub fn snapshot_meta(file: &[u8]) -> Result<(Identity, SnapshotMeta, usize), Sna
     Ok((identity_at(file, 8), meta, crc_at + CRC_BYTES))
 }
 
-/// Meta and body of a whole snapshot file, and whose it is.
-pub fn decode_snapshot(file: &[u8]) -> Result<(Identity, SnapshotMeta, Vec<u8>), SnapshotFault> {
-    let (identity, meta, start) = snapshot_meta(file)?;
+/// Meta and body of a whole snapshot file, and whose it is. The body comes back in the memory of `file`.
+pub fn decode_snapshot(mut file: Vec<u8>) -> Result<(Identity, SnapshotMeta, Vec<u8>), SnapshotFault> {
+    let (identity, meta, start) = snapshot_meta(&file)?;
     let frame_count = meta.len.div_ceil(FRAME_BYTES as u64);
-    let expected = (meta.len).saturating_add(frame_count * CRC_BYTES as u64).saturating_add(start as u64);
+    let expected = meta.len.saturating_add(frame_count * CRC_BYTES as u64).saturating_add(start as u64);
     let found = file.len() as u64;
     if found < expected {
         return Err(SnapshotFault::Short { missing: expected - found });
@@ -81,18 +81,18 @@ pub fn decode_snapshot(file: &[u8]) -> Result<(Identity, SnapshotMeta, Vec<u8>),
     if found > expected {
         return Err(SnapshotFault::Long(found - expected));
     }
-    let mut body = Vec::with_capacity(meta.len as usize);
-    let mut at = start;
-    for framed in file[start..].chunks(FRAME_BYTES + CRC_BYTES) {
-        let (crc, frame) = framed.split_at(CRC_BYTES);
-        if crc32fast::hash(frame).to_le_bytes() != crc {
-            return Err(SnapshotFault::Frame(at as u64));
+    let (mut from, mut to) = (start, 0);
+    while from < file.len() {
+        let frame = from + CRC_BYTES..(from + CRC_BYTES + FRAME_BYTES).min(file.len());
+        if crc32fast::hash(&file[frame.clone()]) != u32_at(&file, from) {
+            return Err(SnapshotFault::Frame(from as u64));
         }
-        body.extend_from_slice(frame);
-        at += framed.len();
+        file.copy_within(frame.clone(), to);
+        (from, to) = (frame.end, to + frame.len());
     }
-    if !meta.describes(&body) {
+    file.truncate(to);
+    if !meta.describes(&file) {
         return Err(SnapshotFault::Hash);
     }
-    Ok((identity, meta, body))
+    Ok((identity, meta, file))
 }

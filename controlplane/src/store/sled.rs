@@ -1,0 +1,190 @@
+//! The log in sled, with the discipline that makes it durable.
+//! In: records. Out: durable records. Absent: judgement, and trust: sled's `flush` does not sync (it never calls
+//! fdatasync), so an own handle on its file does; sled panics on damage, so it is opened behind a fence; sled never
+//! syncs values that outgrow its segments, so none is above 4 KiB and `blobs/` must stay empty.
+
+use super::disk::Log;
+use super::durable::{exists, io, open_file, sync_folder};
+use ::sled::{Batch, Config, Db, Tree};
+use record::{Assembler, Damage, Found, StoreError, piece_key, pieces};
+use std::fs::{self, File};
+use std::ops::RangeBounds;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+const TREE: &str = "wal";
+/// The log is read once, at the start; afterwards sled needs its newest pages only.
+const CACHE_BYTES: u64 = 32 << 20;
+/// Keys removed in one batch: each batch is one write of sled, and appends wait for it.
+const REMOVE_KEYS_MAX: usize = 512;
+/// Half a gigabyte opens and reads in under three seconds; a start that takes this long hangs.
+const OPEN_LIMIT: Duration = Duration::from_secs(120);
+
+pub(super) struct SledLog {
+    folder: PathBuf,
+    db: Db,
+    tree: Tree,
+    /// Own handle on sled's file; syncing it is what makes `flush` durable. sled locks with flock(2), which closing a
+    /// second handle does not undo.
+    fence: File,
+}
+
+impl SledLog {
+    /// A new log with one record in it, durable down to the folders.
+    pub fn create(folder: &Path, number: u64, record: &[u8]) -> Result<(), StoreError> {
+        let mut log = Self::open_any(folder)?;
+        log.append(number, record)?;
+        log.fence.sync_all().map_err(io("sync", &db_path(folder)))?;
+        for entry in fs::read_dir(folder).map_err(io("list", folder))? {
+            let path = entry.map_err(io("list", folder))?.path();
+            File::open(&path).and_then(|file| file.sync_all()).map_err(io("sync", &path))?;
+        }
+        sync_folder(folder)
+    }
+
+    /// Opens an existing log. sled would make a new, empty one in place of a missing file.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let db = db_path(folder);
+        if !exists(&db)? || fs::metadata(&db).map_err(io("look at", &db))?.len() == 0 {
+            return Err(Damage::Missing { part: "log" }.into());
+        }
+        Self::open_any(folder)
+    }
+
+    fn open_any(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.to_owned();
+        let (db, tree) = fenced("open", folder, move || {
+            let db = Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+            let tree = db.open_tree(TREE)?;
+            Ok((db, tree))
+        })?;
+        let fence = open_file(&db_path(folder))?;
+        let log = Self { folder: folder.to_owned(), db, tree, fence };
+        log.check_blobs()?;
+        Ok(log)
+    }
+
+    /// Any file there holds a page that sled does not sync.
+    fn check_blobs(&self) -> Result<(), StoreError> {
+        let blobs = self.folder.join("blobs");
+        let mut listing = fs::read_dir(&blobs).map_err(io("list", &blobs))?;
+        if listing.next().is_none() {
+            return Ok(());
+        }
+        Err(Damage::Engine { why: format!("{} is not empty", blobs.display()) }.into())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        guarded(&self.folder, "flush", || self.db.flush())?;
+        self.fence.sync_data().map_err(|source| io("sync", &db_path(&self.folder))(source))
+    }
+
+    fn remove(&self, range: impl RangeBounds<[u8; 12]>) -> Result<(), StoreError> {
+        guarded(&self.folder, "compact", || {
+            let mut keys = self.tree.range(range).keys().peekable();
+            while keys.peek().is_some() {
+                let mut batch = Batch::default();
+                for key in keys.by_ref().take(REMOVE_KEYS_MAX) {
+                    batch.remove(key?);
+                }
+                self.tree.apply_batch(batch)?;
+            }
+            Ok(())
+        })?;
+        self.flush()?;
+        self.check_blobs()
+    }
+}
+
+impl Log for SledLog {
+    fn records(&mut self) -> Result<Vec<Found>, StoreError> {
+        let tree = self.tree.clone();
+        fenced("read", &self.folder, move || {
+            let (mut assembler, mut found) = (Assembler::default(), Vec::new());
+            for piece in tree.iter() {
+                let (key, value) = piece?;
+                found.extend(assembler.push(&key, &value));
+            }
+            found.extend(assembler.take());
+            Ok(found)
+        })
+    }
+
+    fn cut(&mut self, _kept: usize, last: u64) -> Result<(), StoreError> {
+        self.remove(piece_key(last + 1, 0)..)
+    }
+
+    fn append(&mut self, number: u64, record: &[u8]) -> Result<(), StoreError> {
+        guarded(&self.folder, "append to", || {
+            let mut batch = Batch::default();
+            for (key, piece) in pieces(number, record) {
+                batch.insert(&key, piece);
+            }
+            self.tree.apply_batch(batch)
+        })?;
+        self.flush()
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.flush()
+    }
+
+    fn remove_below(&mut self, first_kept: u64) -> Result<(), StoreError> {
+        self.remove(..piece_key(first_kept, 0))
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.flush()
+    }
+}
+
+fn db_path(folder: &Path) -> PathBuf {
+    folder.join("db")
+}
+
+/// Runs `work` on a thread of its own: sled panics on damage, and might hang.
+fn fenced<T: Send + 'static>(
+    operation: &'static str,
+    folder: &Path,
+    work: impl FnOnce() -> ::sled::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (send, receive) = channel();
+    let place = folder.to_owned();
+    let body = move || {
+        // Nobody may be waiting any more.
+        let _ = send.send(guarded(&place, operation, work));
+    };
+    thread::Builder::new().name("store-open".into()).spawn(body).map_err(io("start a thread for", folder))?;
+    receive.recv_timeout(OPEN_LIMIT).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => {
+            let object = folder.display().to_string();
+            Err(StoreError::Timeout { operation, object, limit_s: OPEN_LIMIT.as_secs() })
+        }
+        RecvTimeoutError::Disconnected => Err(Damage::Engine { why: format!("sled died on {operation}") }.into()),
+    })
+}
+
+/// Runs `work` and turns sled's errors and panics into ours.
+fn guarded<T>(
+    folder: &Path,
+    operation: &'static str,
+    work: impl FnOnce() -> ::sled::Result<T>,
+) -> Result<T, StoreError> {
+    let why = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => return Ok(value),
+        // What the kernel refuses (no space, no permission, a broken device) says nothing about what is stored.
+        Ok(Err(::sled::Error::Io(source))) if source.raw_os_error().is_some() => {
+            return Err(io(operation, folder)(source));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+            (Some(text), _) => format!("panic: {text}"),
+            (None, Some(text)) => format!("panic: {text}"),
+            (None, None) => "panic".to_owned(),
+        },
+    };
+    Err(Damage::Engine { why: format!("{operation}: {why}") }.into())
+}

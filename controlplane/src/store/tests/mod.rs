@@ -1,0 +1,72 @@
+//! The store from outside: one contract for every engine, damage to every file, processes killed while they write.
+
+mod contract;
+mod crash;
+mod damage;
+mod folder;
+mod speed;
+/// The same legal histories that `record` is tested with.
+#[path = "../../../record/tests/it/model.rs"]
+#[allow(dead_code)]
+mod model;
+
+use super::{Backend, Folder, OpenOutcome, Quarantine};
+use model::{IDENTITY, Model, perform};
+use record::{Loaded, RaftDisk};
+use std::path::Path;
+
+const BACKENDS: [Backend; 2] = [Backend::Sled, Backend::File];
+
+/// A history with everything in it: terms, votes, overwritten ends, own and received snapshots, compaction.
+const HISTORY: &[u8] = &[5, 37, 1, 8, 5, 1, 2, 69, 5, 131, 5, 5, 1, 16, 37, 1, 2, 7, 72, 13];
+
+fn create(path: &Path, backend: Backend) -> Box<dyn RaftDisk> {
+    Folder::lock(path).expect("nobody holds it").create(backend, IDENTITY).expect("it is fresh").0
+}
+
+fn open(path: &Path, backend: Backend) -> OpenOutcome {
+    Folder::lock(path).expect("nobody holds it").open(backend, Some(IDENTITY.cluster)).expect("no error")
+}
+
+fn ready(path: &Path, backend: Backend) -> (Box<dyn RaftDisk>, Loaded) {
+    match open(path, backend) {
+        OpenOutcome::Ready(disk, loaded) => (disk, *loaded),
+        OpenOutcome::Fresh => panic!("{} lost its store", path.display()),
+        OpenOutcome::Quarantined(Quarantine { reason, .. }) => panic!("{} is quarantined: {reason}", path.display()),
+    }
+}
+
+/// Writes `choices`, each with entries of `size` bytes.
+fn write(disk: &mut dyn RaftDisk, choices: &[u8], size: usize) -> Model {
+    choices.iter().fold(Model::default(), |model, &choice| {
+        let step = model.step(choice, size);
+        perform(disk, &step);
+        model.after(&step)
+    })
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("a file")),
+        }
+    }
+}
+
+/// All files below `path`, sorted.
+fn files(path: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).expect("a folder") {
+        let entry = entry.expect("an entry");
+        match entry.file_type().expect("a type").is_dir() {
+            true => found.extend(files(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found.sort();
+    found
+}
