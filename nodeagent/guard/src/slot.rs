@@ -1,0 +1,685 @@
+//! The shared page between agent and guard: who may run until when, and what became of it.
+//! In: the agent's deadlines, latches and wishes. Out: the guard's ticks, facts, latches and records.
+//! Shape: 4096 bytes of 64-bit words in native order, every word an atomic with one writer (both sides may set
+//! `latched`, which never goes back). No word depends on another being read at the same moment, so there is no lock
+//! for a stopped process to hold. Absent: no deadline is ever moved by the guard.
+//!
+//! | word | name | writer | meaning |
+//! |---|---|---|---|
+//! | 0 | magic | guard | "QRTGUARD" |
+//! | 1 | version | guard | 1 |
+//! | 2 | guard pid | guard | |
+//! | 3 | guard tick | guard | boot time in ns, at least every 20 ms |
+//! | 4 | facts | guard | bits, see `facts` |
+//! | 5 | terms in force | guard | lease ms << 32, K ms |
+//! | 6 | lateness | guard | the latest it ever woke after a deadline or tick, ns |
+//! | 7 | guard starts | guard | counted, re-executions included |
+//! | 8 | agent pid | agent | |
+//! | 9 | agent tick | agent | boot time in ns |
+//! | 10 | terms wanted | agent | as word 5 |
+//! | 11 | margin wanted | agent | μ in ms; lateness above it is a warning |
+//! | 12 | highest opened | agent | no incarnation at or below it is ever opened again |
+//! | 13 | re-execution wanted | agent | counts up |
+//! | 14 | re-execution done | guard | follows word 13; the high bit says that the self-test refused |
+//!
+//! From word 64 on eight entries of 16 words, one per incarnation: see `entry`.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::Policy;
+use crate::sys::boottime_ns;
+
+pub const SLOT_BYTES: usize = 4096;
+pub const SLOT_VERSION: u64 = 1;
+/// More than ever live at once: one current, one ending, and some whose record waits for the disk.
+pub const ENTRIES: usize = 8;
+
+const MAGIC: u64 = u64::from_be_bytes(*b"QRTGUARD");
+const ENTRY_BASE: usize = 64;
+const ENTRY_WORDS: usize = 16;
+
+/// Words of the header.
+mod header {
+    pub const MAGIC: usize = 0;
+    pub const VERSION: usize = 1;
+    pub const GUARD_PID: usize = 2;
+    pub const GUARD_TICK: usize = 3;
+    pub const FACTS: usize = 4;
+    pub const TERMS: usize = 5;
+    pub const LATENESS: usize = 6;
+    pub const STARTS: usize = 7;
+    pub const AGENT_PID: usize = 8;
+    pub const AGENT_TICK: usize = 9;
+    pub const TERMS_WANTED: usize = 10;
+    pub const MARGIN_WANTED: usize = 11;
+    pub const HIGHEST: usize = 12;
+    pub const REEXEC_WANTED: usize = 13;
+    pub const REEXEC_DONE: usize = 14;
+}
+
+/// Words of one entry. `+ policy` where there is one per policy.
+pub(crate) mod entry {
+    /// Agent: 0 while free.
+    pub const INCARNATION: usize = 0;
+    /// Agent: boot time in ns; 0 until the first lease.
+    pub const DEADLINE: usize = 1;
+    /// Either: 0 or a `LatchReason`. Never goes back.
+    pub const LATCHED: usize = 2;
+    /// Guard: boot time in ns at which nothing of policy `stop` was left.
+    pub const DEAD_AT: usize = 3;
+    /// Guard: bit 0 latch on disk, bit 1 end on disk.
+    pub const RECORDED: usize = 4;
+    /// Guard: boot time in ns at which K was over and something still lived.
+    pub const OVERDUE_AT: usize = 5;
+    /// Agent: counts requests for a namespace, per policy.
+    pub const WANTED: usize = 6;
+    /// Guard: the request it last served, per policy.
+    pub const SERVED: usize = 8;
+    /// Guard: `NamespaceState` number, per policy.
+    pub const NAMESPACE: usize = 10;
+    /// Guard: pid of the namespace's init, per policy.
+    pub const INIT_PID: usize = 12;
+    /// Guard: when that init was started, in clock ticks, per policy.
+    pub const INIT_TICKS: usize = 14;
+}
+
+/// What the guard found out about this machine at its start.
+pub mod facts {
+    pub const PID_NAMESPACE: u64 = 1 << 0;
+    pub const USER_NAMESPACE: u64 = 1 << 1;
+    pub const CGROUP_KILL: u64 = 1 << 2;
+    pub const MEMORY_LOCKED: u64 = 1 << 3;
+    pub const REALTIME: u64 = 1 << 4;
+    pub const REBOOT_ALLOWED: u64 = 1 << 5;
+    pub const WATCHDOG: u64 = 1 << 6;
+    /// An end was once not done within K, and no reboot was allowed.
+    pub const WAS_OVERDUE: u64 = 1 << 7;
+}
+
+/// Why an incarnation was latched. The numbers are in the slot and in the record on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LatchReason {
+    /// Its deadline passed.
+    Deadline = 1,
+    /// The agent asked: a graceful leave, or a new registration.
+    Agent = 2,
+    /// The guard started and found no valid deadline.
+    NoDeadline = 3,
+}
+
+impl LatchReason {
+    pub fn from_number(number: u64) -> Option<LatchReason> {
+        match number {
+            1 => Some(LatchReason::Deadline),
+            2 => Some(LatchReason::Agent),
+            3 => Some(LatchReason::NoDeadline),
+            _ => None,
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            LatchReason::Deadline => "deadline",
+            LatchReason::Agent => "agent",
+            LatchReason::NoDeadline => "no-deadline",
+        }
+    }
+}
+
+/// The part of the lease terms the guard enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// L: no deadline further away than this is accepted.
+    pub lease_ms: u32,
+    /// K: from the deadline to "no task can run".
+    pub kill_ms: u32,
+}
+
+impl Terms {
+    fn pack(self) -> u64 {
+        u64::from(self.lease_ms) << 32 | u64::from(self.kill_ms)
+    }
+
+    fn unpack(word: u64) -> Terms {
+        Terms { lease_ms: (word >> 32) as u32, kill_ms: word as u32 }
+    }
+}
+
+/// Where the namespace of one policy of one incarnation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceState {
+    /// Not asked for, or asked and not yet served.
+    None = 0,
+    /// Its starter listens.
+    Ready = 1,
+    /// It could not be made; the guard's log says why.
+    Failed = 2,
+    /// Its init ended, and with it everything inside. Ask again for a fresh one.
+    Lost = 3,
+}
+
+impl NamespaceState {
+    fn from_number(number: u64) -> NamespaceState {
+        match number {
+            1 => NamespaceState::Ready,
+            2 => NamespaceState::Failed,
+            3 => NamespaceState::Lost,
+            _ => NamespaceState::None,
+        }
+    }
+}
+
+/// One incarnation as the slot shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IncarnationState {
+    pub incarnation: u64,
+    /// Boot time in ns; 0 before the first lease.
+    pub deadline_ns: u64,
+    /// Terminal: it never heartbeats again and starts nothing.
+    pub latched: Option<LatchReason>,
+    /// The latch is on disk: only now may anybody be told.
+    pub latch_recorded: bool,
+    /// Boot time in ns at which nothing of policy `stop` was left.
+    pub dead_at_ns: Option<u64>,
+    /// "Incarnation ended", scope `stop`, is on disk: the proof that may leave the node.
+    pub ended: bool,
+    /// Boot time in ns at which K was over and something still lived.
+    pub overdue_at_ns: Option<u64>,
+    /// By policy.
+    pub namespace: [NamespaceState; 2],
+    /// Pids as the guard sees them, by policy; 0 where there is none.
+    pub init_pid: [i32; 2],
+}
+
+/// Everything the slot shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotState {
+    pub guard_pid: i32,
+    /// Boot time in ns of its last tick; at most 20 ms old while it lives and is not stopped.
+    pub guard_tick_ns: u64,
+    /// The latest the guard ever woke, in ns; above μ the node's promise of K is in doubt.
+    pub lateness_ns: u64,
+    pub guard_starts: u64,
+    pub agent_pid: i32,
+    pub agent_tick_ns: u64,
+    pub facts: u64,
+    pub terms: Terms,
+    /// At most eight, in no order.
+    pub incarnations: Vec<IncarnationState>,
+}
+
+/// What this node's guard is good for by itself: F0 or F1 of the fencing classes, with the reason in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FencingClass {
+    /// False: F0, nothing is promised on time alone. True: F1.
+    pub enforced: bool,
+    pub reason: String,
+}
+
+impl SlotState {
+    /// The class the guard alone can carry. F1 needs an end by the kernel's hand, and that no end was ever overdue.
+    pub fn fencing_class(&self) -> FencingClass {
+        let has = |bit| self.facts & bit != 0;
+        let enforced = has(facts::PID_NAMESPACE) && !has(facts::WAS_OVERDUE);
+        let mut reason = if has(facts::WAS_OVERDUE) {
+            "an end was not done within K and no reboot is allowed".to_owned()
+        } else if has(facts::USER_NAMESPACE) {
+            "workloads live in a pid namespace (user namespace) that ends with the guard".to_owned()
+        } else if has(facts::PID_NAMESPACE) {
+            "workloads live in a pid namespace that ends with the guard".to_owned()
+        } else {
+            "no pid namespace: nothing ends the workloads if agent and guard are killed together".to_owned()
+        };
+        reason.push_str(if has(facts::CGROUP_KILL) { "; cgroup.kill works" } else { "; no cgroup.kill" });
+        reason.push_str(match (has(facts::REBOOT_ALLOWED), has(facts::WATCHDOG)) {
+            (true, _) => "; reboots when an end hangs",
+            (false, true) => "; hardware watchdog behind it",
+            (false, false) => "; an end that hangs is only reported",
+        });
+        FencingClass { enforced, reason }
+    }
+}
+
+/// Why the slot refused.
+#[derive(Debug)]
+pub enum SlotError {
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The file is not a slot of this version: agent and guard are of different releases.
+    Layout {
+        path: PathBuf,
+        version: u64,
+    },
+    /// Not opened, or long over.
+    Unknown {
+        incarnation: u64,
+    },
+    /// Terminal: a latched incarnation never gets another deadline.
+    Latched {
+        incarnation: u64,
+    },
+    /// At or below one that was opened before.
+    Reused {
+        incarnation: u64,
+        highest: u64,
+    },
+    /// All entries hold incarnations whose end is not on disk yet.
+    Full,
+}
+
+impl fmt::Display for SlotError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SlotError::Io { operation, path, .. } => write!(out, "{operation} guard slot {}", path.display()),
+            SlotError::Layout { path, version } => write!(
+                out,
+                "guard slot {} has layout {version}, this program knows {SLOT_VERSION}: use agent and guard of one release",
+                path.display()
+            ),
+            SlotError::Unknown { incarnation } => write!(out, "guard slot has no incarnation {incarnation}"),
+            SlotError::Latched { incarnation } => write!(out, "incarnation {incarnation} is latched and stays ended"),
+            SlotError::Reused { incarnation, highest } => {
+                write!(out, "incarnation {incarnation} is not above {highest}, which was opened before")
+            }
+            SlotError::Full => write!(out, "guard slot is full of incarnations whose end is not recorded yet"),
+        }
+    }
+}
+
+impl std::error::Error for SlotError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            SlotError::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The mapped page. The agent is its only writer of deadlines; see the table above for the rest.
+pub struct Slot {
+    words: NonNull<AtomicU64>,
+}
+
+// SAFETY: the mapping holds atomics only and lives until drop.
+unsafe impl Send for Slot {}
+// SAFETY: as above.
+unsafe impl Sync for Slot {}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size; nobody else unmaps it.
+        let _ = unsafe { rustix::mm::munmap(self.words.as_ptr().cast(), SLOT_BYTES) };
+    }
+}
+
+impl Slot {
+    /// The slot at `path`, made where there is none. The guard's call. An existing slot keeps its contents.
+    pub fn create(path: &Path) -> Result<Slot, SlotError> {
+        let io = |operation| move |source: io::Error| SlotError::Io { operation, path: path.to_owned(), source };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|error| io("open")(error.into()))?;
+        let stat = rustix::fs::fstat(&file).map_err(|error| io("look at")(error.into()))?;
+        if stat.st_size < SLOT_BYTES as i64 {
+            rustix::fs::ftruncate(&file, SLOT_BYTES as u64).map_err(|error| io("size")(error.into()))?;
+        }
+        let slot = Slot::map(&file).map_err(io("map"))?;
+        if slot.read(header::MAGIC) == 0 {
+            slot.write(header::VERSION, SLOT_VERSION);
+            slot.write(header::MAGIC, MAGIC);
+        }
+        slot.check_layout(path)?;
+        Ok(slot)
+    }
+
+    /// The slot a guard has made. The agent's call. Errs with `Io` (not found) until the guard has started.
+    pub fn open(path: &Path) -> Result<Slot, SlotError> {
+        let io = |operation| move |source: io::Error| SlotError::Io { operation, path: path.to_owned(), source };
+        let file = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| io("open")(error.into()))?;
+        let stat = rustix::fs::fstat(&file).map_err(|error| io("look at")(error.into()))?;
+        if stat.st_size < SLOT_BYTES as i64 {
+            return Err(SlotError::Layout { path: path.to_owned(), version: 0 });
+        }
+        let slot = Slot::map(&file).map_err(io("map"))?;
+        slot.check_layout(path)?;
+        Ok(slot)
+    }
+
+    fn map(file: &rustix::fd::OwnedFd) -> io::Result<Slot> {
+        // SAFETY: a fresh shared mapping of a file that is at least this long; only atomics are ever read from it.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                SLOT_BYTES,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                0,
+            )
+        }?;
+        Ok(Slot { words: NonNull::new(base.cast()).expect("the kernel never maps at address 0") })
+    }
+
+    fn check_layout(&self, path: &Path) -> Result<(), SlotError> {
+        match (self.read(header::MAGIC), self.read(header::VERSION)) {
+            (MAGIC, SLOT_VERSION) => Ok(()),
+            (_, version) => Err(SlotError::Layout { path: path.to_owned(), version }),
+        }
+    }
+
+    // ---- the agent's side ----
+
+    /// Says that the agent lives. At least every 100 ms, so that a stopped agent is seen.
+    pub fn agent_tick(&self) {
+        self.write(header::AGENT_PID, u64::from(std::process::id()));
+        self.write(header::AGENT_TICK, boottime_ns());
+    }
+
+    /// Makes room for `incarnation` and asks for the namespaces of both policies. Nothing can be started in it before
+    /// its first deadline. Errs with `Reused` and `Full`; the same incarnation again is no error.
+    pub fn open_incarnation(&self, incarnation: u64) -> Result<(), SlotError> {
+        if self.find(incarnation).is_some() {
+            return Ok(());
+        }
+        let highest = self.read(header::HIGHEST);
+        if incarnation <= highest {
+            return Err(SlotError::Reused { incarnation, highest });
+        }
+        let at = self.entry_to_recycle().ok_or(SlotError::Full)?;
+        // The number goes first and comes last, so that the guard never sees it with words of another.
+        self.write(at + entry::INCARNATION, 0);
+        for word in 1..ENTRY_WORDS {
+            self.write(at + word, 0);
+        }
+        for policy in Policy::ALL {
+            self.write(at + entry::WANTED + policy as usize, 1);
+        }
+        self.write(header::HIGHEST, incarnation);
+        self.write(at + entry::INCARNATION, incarnation);
+        Ok(())
+    }
+
+    /// Asks for a fresh namespace after `NamespaceState::Lost` or `Failed`.
+    pub fn ask_namespace(&self, incarnation: u64, policy: Policy) -> Result<(), SlotError> {
+        let at = self.find(incarnation).ok_or(SlotError::Unknown { incarnation })?;
+        let served = self.read(at + entry::SERVED + policy as usize);
+        self.write(at + entry::WANTED + policy as usize, served + 1);
+        Ok(())
+    }
+
+    /// Moves the deadline of `incarnation` (boot time in ns) forward. An earlier one than it has is ignored: a lease
+    /// once earned is never shortened; one beyond now + L of the terms wanted is cut to that.
+    pub fn set_deadline(&self, incarnation: u64, deadline_ns: u64) -> Result<(), SlotError> {
+        let at = self.find(incarnation).ok_or(SlotError::Unknown { incarnation })?;
+        if self.read(at + entry::LATCHED) != 0 {
+            return Err(SlotError::Latched { incarnation });
+        }
+        let deadline_ns = deadline_ns.min(self.furthest_deadline());
+        self.word(at + entry::DEADLINE).fetch_max(deadline_ns, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Wants `terms` in force: cuts every deadline to now + L, then asks the guard. Only when `terms_in_force` answers
+    /// the same may the agent name them in a heartbeat.
+    pub fn want_terms(&self, terms: Terms, margin_ms: u32) {
+        self.write(header::MARGIN_WANTED, u64::from(margin_ms));
+        self.write(header::TERMS_WANTED, terms.pack());
+        let furthest = self.furthest_deadline();
+        for at in entries() {
+            self.word(at + entry::DEADLINE).fetch_min(furthest, Ordering::AcqRel);
+        }
+    }
+
+    /// The terms the guard enforces now.
+    pub fn terms_in_force(&self) -> Terms {
+        Terms::unpack(self.read(header::TERMS))
+    }
+
+    /// Ends `incarnation` for ever: the guard ends its `stop` workloads and records it. Say nothing to anybody before
+    /// `latch_recorded`, and "ended" only after `ended`.
+    pub fn latch(&self, incarnation: u64) -> Result<(), SlotError> {
+        let at = self.find(incarnation).ok_or(SlotError::Unknown { incarnation })?;
+        self.set_latch(at, LatchReason::Agent);
+        Ok(())
+    }
+
+    /// One incarnation; `None` when it was never opened here or its entry has been used again.
+    pub fn incarnation(&self, incarnation: u64) -> Option<IncarnationState> {
+        self.find(incarnation).and_then(|at| self.entry_state(at))
+    }
+
+    /// Everything at a glance. Words of different entries may be of slightly different moments.
+    pub fn state(&self) -> SlotState {
+        SlotState {
+            guard_pid: self.read(header::GUARD_PID) as i32,
+            guard_tick_ns: self.read(header::GUARD_TICK),
+            lateness_ns: self.read(header::LATENESS),
+            guard_starts: self.read(header::STARTS),
+            agent_pid: self.read(header::AGENT_PID) as i32,
+            agent_tick_ns: self.read(header::AGENT_TICK),
+            facts: self.read(header::FACTS),
+            terms: self.terms_in_force(),
+            incarnations: entries().filter_map(|at| self.entry_state(at)).collect(),
+        }
+    }
+
+    /// How long the guard has not ticked, in ns. Above 200 ms it is stopped, starved or dead.
+    pub fn guard_silence_ns(&self) -> u64 {
+        boottime_ns().saturating_sub(self.read(header::GUARD_TICK))
+    }
+
+    /// Asks the guard to become its own newer binary. `reexec_outcome` tells.
+    pub fn ask_reexec(&self) {
+        self.word(header::REEXEC_WANTED).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// `None` while a re-execution is under way; otherwise whether the last one was done (true) or refused by the
+    /// self-test of the new binary (false).
+    pub fn reexec_outcome(&self) -> Option<bool> {
+        let done = self.read(header::REEXEC_DONE);
+        (done & !REFUSED == self.read(header::REEXEC_WANTED)).then_some(done & REFUSED == 0)
+    }
+
+    // ---- the guard's side ----
+
+    pub(crate) fn guard_begins(&self, facts: u64) {
+        self.write(header::GUARD_PID, u64::from(std::process::id()));
+        let kept = self.read(header::FACTS) & facts::WAS_OVERDUE;
+        self.write(header::FACTS, facts | kept);
+        self.word(header::STARTS).fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn guard_tick(&self, now_ns: u64) {
+        self.write(header::GUARD_TICK, now_ns);
+    }
+
+    pub(crate) fn note_lateness(&self, late_ns: u64) {
+        self.word(header::LATENESS).fetch_max(late_ns, Ordering::AcqRel);
+    }
+
+    pub(crate) fn add_fact(&self, fact: u64) {
+        self.word(header::FACTS).fetch_or(fact, Ordering::AcqRel);
+    }
+
+    /// The agent's pid and its last tick, 0 before the first.
+    pub(crate) fn agent_last(&self) -> (u64, u64) {
+        (self.read(header::AGENT_PID), self.read(header::AGENT_TICK))
+    }
+
+    pub(crate) fn terms_wanted(&self) -> Option<Terms> {
+        Some(self.read(header::TERMS_WANTED)).filter(|word| *word != 0).map(Terms::unpack)
+    }
+
+    pub(crate) fn terms_taken(&self, terms: Terms) {
+        self.write(header::TERMS, terms.pack());
+    }
+
+    pub(crate) fn reexec_asked(&self) -> bool {
+        self.read(header::REEXEC_DONE) & !REFUSED != self.read(header::REEXEC_WANTED)
+    }
+
+    pub(crate) fn reexec_answered(&self, refused: bool) {
+        let wanted = self.read(header::REEXEC_WANTED);
+        self.write(header::REEXEC_DONE, if refused { wanted | REFUSED } else { wanted });
+    }
+
+    /// Sets the latch unless it is set; the first reason stays.
+    pub(crate) fn set_latch(&self, at: usize, reason: LatchReason) {
+        let _ = self.word(at + entry::LATCHED).compare_exchange(0, reason as u64, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Whether a workload may be started under `incarnation` now: it holds a lease and is not latched. Asked by the
+    /// starter itself, so that a late command of a late agent starts nothing.
+    pub fn may_start(&self, incarnation: u64) -> bool {
+        self.find(incarnation)
+            .is_some_and(|at| self.read(at + entry::LATCHED) == 0 && boottime_ns() < self.read(at + entry::DEADLINE))
+    }
+
+    pub(crate) fn read(&self, word: usize) -> u64 {
+        self.word(word).load(Ordering::Acquire)
+    }
+
+    pub(crate) fn write(&self, word: usize, value: u64) {
+        self.word(word).store(value, Ordering::Release);
+    }
+
+    pub(crate) fn word(&self, word: usize) -> &AtomicU64 {
+        assert!(word < SLOT_BYTES / 8, "word {word} lies outside the slot");
+        // SAFETY: in bounds of the mapping, aligned, and only ever accessed as an atomic.
+        unsafe { self.words.add(word).as_ref() }
+    }
+
+    fn furthest_deadline(&self) -> u64 {
+        let lease_ms = self.terms_wanted().map_or(u32::MAX, |terms| terms.lease_ms);
+        boottime_ns().saturating_add(u64::from(lease_ms) * 1_000_000)
+    }
+
+    fn find(&self, incarnation: u64) -> Option<usize> {
+        entries().find(|at| incarnation != 0 && self.read(at + entry::INCARNATION) == incarnation)
+    }
+
+    /// A free entry, else the one with the oldest incarnation whose end is on disk.
+    fn entry_to_recycle(&self) -> Option<usize> {
+        entries()
+            .filter(|at| self.read(at + entry::INCARNATION) == 0 || self.read(at + entry::RECORDED) & 2 != 0)
+            .min_by_key(|at| self.read(at + entry::INCARNATION))
+    }
+
+    pub(crate) fn entry_state(&self, at: usize) -> Option<IncarnationState> {
+        let incarnation = self.read(at + entry::INCARNATION);
+        let some = |word| Some(self.read(at + word)).filter(|value| *value != 0);
+        let recorded = self.read(at + entry::RECORDED);
+        let state = IncarnationState {
+            incarnation,
+            deadline_ns: self.read(at + entry::DEADLINE),
+            latched: LatchReason::from_number(self.read(at + entry::LATCHED)),
+            latch_recorded: recorded & 1 != 0,
+            dead_at_ns: some(entry::DEAD_AT),
+            ended: recorded & 2 != 0,
+            overdue_at_ns: some(entry::OVERDUE_AT),
+            namespace: Policy::ALL
+                .map(|policy| NamespaceState::from_number(self.read(at + entry::NAMESPACE + policy as usize))),
+            init_pid: Policy::ALL.map(|policy| self.read(at + entry::INIT_PID + policy as usize) as i32),
+        };
+        // Read again: the agent may have given the entry to another incarnation in between.
+        (incarnation != 0 && self.read(at + entry::INCARNATION) == incarnation).then_some(state)
+    }
+}
+
+const _: () = assert!((ENTRY_BASE + ENTRIES * ENTRY_WORDS) * 8 <= SLOT_BYTES && entry::INIT_TICKS + 2 <= ENTRY_WORDS);
+/// In the word of the last re-execution.
+const REFUSED: u64 = 1 << 63;
+
+/// First words of the entries.
+pub(crate) fn entries() -> impl Iterator<Item = usize> {
+    (0..ENTRIES).map(|index| ENTRY_BASE + index * ENTRY_WORDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> (tempfile::TempDir, Slot) {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let slot = Slot::create(&folder.path().join("slot")).expect("slot");
+        (folder, slot)
+    }
+
+    #[test]
+    fn another_layout_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("slot");
+        std::fs::write(&path, [7u8; SLOT_BYTES]).expect("write");
+        assert!(matches!(Slot::create(&path), Err(SlotError::Layout { .. })));
+        assert!(matches!(Slot::open(&path), Err(SlotError::Layout { .. })));
+        assert_eq!(std::fs::read(&path).expect("read"), [7u8; SLOT_BYTES]);
+        std::fs::write(&path, b"short").expect("write");
+        assert!(matches!(Slot::open(&path), Err(SlotError::Layout { version: 0, .. })));
+    }
+
+    #[test]
+    fn deadline_never_moves_back_and_never_beyond_the_terms() {
+        let (_folder, slot) = slot();
+        slot.open_incarnation(5).expect("open");
+        let now = boottime_ns();
+        slot.set_deadline(5, now + 2_000_000_000).expect("set");
+        slot.set_deadline(5, now + 1_000_000_000).expect("set");
+        assert_eq!(slot.incarnation(5).expect("known").deadline_ns, now + 2_000_000_000);
+        slot.want_terms(Terms { lease_ms: 500, kill_ms: 250 }, 100);
+        assert!(slot.incarnation(5).expect("known").deadline_ns <= boottime_ns() + 500_000_000);
+        slot.set_deadline(5, u64::MAX).expect("set");
+        assert!(slot.incarnation(5).expect("known").deadline_ns <= boottime_ns() + 500_000_000);
+    }
+
+    #[test]
+    fn latched_incarnation_gets_no_deadline_and_starts_nothing() {
+        let (_folder, slot) = slot();
+        slot.open_incarnation(5).expect("open");
+        assert!(!slot.may_start(5), "no lease yet");
+        slot.set_deadline(5, boottime_ns() + 3_600_000_000_000).expect("set");
+        assert!(slot.may_start(5));
+        slot.latch(5).expect("latch");
+        assert!(!slot.may_start(5));
+        assert!(matches!(slot.set_deadline(5, u64::MAX), Err(SlotError::Latched { incarnation: 5 })));
+    }
+
+    #[test]
+    fn incarnations_are_never_reused_and_entries_only_after_their_record() {
+        let (_folder, slot) = slot();
+        for incarnation in 1..=ENTRIES as u64 {
+            slot.open_incarnation(incarnation).expect("open");
+        }
+        assert!(matches!(slot.open_incarnation(100), Err(SlotError::Full)));
+        let at = slot.find(3).expect("entry");
+        slot.write(at + entry::RECORDED, 1);
+        assert!(matches!(slot.open_incarnation(100), Err(SlotError::Full)));
+        slot.write(at + entry::RECORDED, 3);
+        slot.open_incarnation(100).expect("open");
+        assert_eq!(slot.incarnation(3), None);
+        let fresh = slot.incarnation(100).expect("known");
+        assert_eq!((fresh.latched, fresh.ended, fresh.deadline_ns), (None, false, 0));
+        assert!(matches!(slot.open_incarnation(3), Err(SlotError::Reused { incarnation: 3, highest: 100 })));
+    }
+
+    #[test]
+    fn without_a_pid_namespace_the_class_is_f0() {
+        let (_folder, slot) = slot();
+        slot.guard_begins(facts::CGROUP_KILL);
+        assert!(!slot.state().fencing_class().enforced);
+        slot.guard_begins(facts::PID_NAMESPACE);
+        assert!(slot.state().fencing_class().enforced);
+        slot.add_fact(facts::WAS_OVERDUE);
+        slot.guard_begins(facts::PID_NAMESPACE);
+        assert!(!slot.state().fencing_class().enforced, "a restart does not wash it off");
+    }
+}
