@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use crate::command::{Registration, Report};
-use crate::model::container::{ContainerSpec, OnQuorumLoss};
+use crate::model::container::{Container, ContainerSpec, OnQuorumLoss};
 use crate::model::fence::Proof;
 use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, NodeId, Revision};
 use crate::model::lease::LeaseTerms;
 use crate::model::storage::Storage;
 use crate::model::template::Template;
 use crate::model::time::Moment;
+use crate::state::State;
 
 /// Sent to every voter each `terms.heartbeat`. Never enters the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,4 +135,22 @@ pub struct WantedSpec {
     pub spec: Arc<ContainerSpec>,
     pub template: Arc<Template>,
     pub storage: Arc<Storage>,
+}
+
+impl WantedSpec {
+    /// What a node needs to know to start `container`; `None` if its template or storage is no longer registered.
+    pub fn of(state: &State, container: &Container) -> Option<WantedSpec> {
+        Some(WantedSpec {
+            container: container.id,
+            spec: container.spec.clone(),
+            template: state.template(&container.spec.template)?.clone(),
+            storage: state.storage(&container.spec.storage)?.clone(),
+        })
+    }
+}
+
+impl SpecDigest {
+    pub fn of(spec: &WantedSpec) -> SpecDigest {
+        SpecDigest(crate::digest::of(spec))
+    }
 }

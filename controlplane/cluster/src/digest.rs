@@ -65,6 +65,13 @@ pub(crate) enum Header {
     Horizon,
 }
 
+/// 128 bits that tell `value` from every other value of its type.
+pub(crate) fn of(value: &impl Hash) -> u128 {
+    let mut stream = Stream::default();
+    value.hash(&mut stream);
+    stream.wide()
+}
+
 fn object(room: Room, key: &impl Hash, value: &impl Hash) -> u128 {
     let mut stream = Stream::default();
     (room as u8).hash(&mut stream);

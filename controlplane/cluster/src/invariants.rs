@@ -1,1 +1,295 @@
-//! What must always be true, checked from the state alone.
+//! What must always be true, checked from outside: of one state, and of one step from a state to the next.
+//! In: states. Out: violations, one line of text each; none is the only good answer.
+//! Run after every step of every test and, at snapshots, in production.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::model::container::{Assignment, Container, Desired, Observed, Order, Placement, Unplaced};
+use crate::model::fence::ReceiptScope;
+use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
+use crate::model::node::{Health, Node};
+use crate::placement::CPU_OVERCOMMIT;
+use crate::sessions::{SESSIONS, WINDOW};
+use crate::state::{DECISIONS, Derived, State};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Violation {
+    /// The invariant, by its name in safety.md where it has one there.
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// Everything that is wrong with `state`. Costs a look at every object.
+pub fn check(state: &State) -> Vec<Violation> {
+    let mut found = Found::default();
+    indexes(state, &mut found);
+    ids(state, &mut found);
+    state.nodes().for_each(|node| sound_node(state, node, &mut found));
+    state.containers().for_each(|container| sound_container(state, container, &mut found));
+    bounds(state, &mut found);
+    found.0
+}
+
+/// Everything that is wrong with the step from `before` to `after`, any number of entries apart.
+pub fn check_step(before: &State, after: &State) -> Vec<Violation> {
+    let mut found = Found::default();
+    forward(before, after, &mut found);
+    for old in before.containers() {
+        match after.container(old.id) {
+            Some(new) => sound_change(before, after, old, new, &mut found),
+            None => found.unless(may_be_released(before, after, old), "EpochOwner", || {
+                format!("{} is gone though its epoch was neither closed nor covered by a receipt", old.id)
+            }),
+        }
+    }
+    for new in after.containers().filter(|new| before.container(new.id).is_none()) {
+        found.unless(new.id.0 >= before.truth().next_container, "IdsAreNew", || format!("{} is used again", new.id));
+    }
+    for new in after.nodes().filter(|new| before.node(new.id).is_none()) {
+        found.unless(new.id.0 >= before.truth().next_node, "IdsAreNew", || format!("{} is used again", new.id));
+    }
+    for new in after.members().filter(|new| before.member(new.id).is_none()) {
+        found.unless(new.id.0 >= before.truth().next_member, "IdsAreNew", || format!("{} is used again", new.id));
+    }
+    room(before, after, &mut found);
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn unless(&mut self, holds: bool, invariant: &'static str, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation { invariant, what: what() });
+        }
+    }
+}
+
+fn indexes(state: &State, found: &mut Found) {
+    let fresh = Derived::of(state.truth());
+    let kept = &state.derived;
+    found.unless(kept.hash == fresh.hash, "ReplicaEqual", || {
+        format!("the state hash is {} and should be {}", kept.hash, fresh.hash)
+    });
+    let same = [
+        ("container names", kept.container_names == fresh.container_names),
+        ("node names", kept.node_names == fresh.node_names),
+        ("claims", kept.by_node == fresh.by_node),
+        ("used", kept.used == fresh.used),
+        ("unplaced", kept.unplaced == fresh.unplaced),
+        ("handovers", kept.handovers == fresh.handovers),
+        ("fencing", kept.fencing == fresh.fencing),
+        ("template uses", kept.template_uses == fresh.template_uses),
+        ("storage uses", kept.storage_uses == fresh.storage_uses),
+    ];
+    for (index, same) in same {
+        found.unless(same, "IndexesFollow", || format!("the index of {index} differs from what follows from the state"));
+    }
+    found.unless(fresh.container_names.len() == state.container_count(), "NamesAreUnique", || {
+        "two containers share a name".into()
+    });
+    found.unless(fresh.node_names.len() == state.node_count(), "NamesAreUnique", || "two nodes share a name".into());
+    let members: BTreeSet<_> = state.members().map(|member| &member.name).collect();
+    found.unless(members.len() == state.members().count(), "NamesAreUnique", || "two members share a name".into());
+}
+
+fn ids(state: &State, found: &mut Found) {
+    let truth = state.truth();
+    let below = [
+        ("container", truth.containers.get_max().is_none_or(|(id, _)| id.0 < truth.next_container)),
+        ("node", truth.nodes.get_max().is_none_or(|(id, _)| id.0 < truth.next_node)),
+        ("member", truth.members.get_max().is_none_or(|(id, _)| id.0 < truth.next_member)),
+    ];
+    for (kind, below) in below {
+        found.unless(below, "IdsAreNew", || format!("a {kind} has an id that is not yet given out"));
+    }
+}
+
+fn sound_node(state: &State, node: &Node, found: &mut Found) {
+    let id = node.id;
+    let incarnation = node.health.incarnation();
+    found.unless(incarnation.0 <= state.revision().0, "IncarnationIsAnEntry", || {
+        format!("{id} {incarnation} lies above {}", state.revision())
+    });
+    found.unless((node.health == Health::Joined) == node.facts.is_none(), "FactsWithRegistration", || {
+        format!("{id} is {} and its facts say otherwise", node.health)
+    });
+    if let Health::Fenced { receipt } = &node.health {
+        found.unless(receipt.node == id, "ReceiptIsItsOwn", || format!("{id} holds the receipt of {}", receipt.node));
+    }
+}
+
+fn sound_container(state: &State, container: &Container, found: &mut Found) {
+    let id = container.id;
+    found.unless(state.template(&container.spec.template).is_some(), "NothingUsedIsGone", || {
+        format!("{id} uses template {}, which is gone", container.spec.template)
+    });
+    found.unless(state.storage(&container.spec.storage).is_some(), "NothingUsedIsGone", || {
+        format!("{id} uses storage {}, which is gone", container.spec.storage)
+    });
+    if let Some(status) = state.status(id) {
+        found.unless(status.epoch <= container.epoch, "EpochOwner", || {
+            format!("{id} has a status of {}, above {}", status.epoch, container.epoch)
+        });
+    }
+    match &container.placement {
+        Placement::Assigned(assignment) => sound_assignment(state, container, assignment, found),
+        Placement::Unplaced { reason, .. } => {
+            found.unless(container.desired != Desired::Deleted, "DeletedIsGone", || format!("{id} is deleted and free"));
+            let stopped = *reason == Unplaced::Stopped;
+            found.unless(stopped == (container.desired == Desired::Stopped), "DesiredIsDone", || {
+                format!("{id} is wanted {} and is {reason}", container.desired)
+            });
+        }
+    }
+}
+
+fn sound_assignment(state: &State, container: &Container, assignment: &Assignment, found: &mut Found) {
+    let id = container.id;
+    found.unless(assignment.epoch == container.epoch, "EpochOwner", || {
+        format!("{id} runs under {} and its highest epoch is {}", assignment.epoch, container.epoch)
+    });
+    found.unless(assignment.epoch > Epoch(0), "EpochOwner", || format!("{id} is assigned under epoch 0"));
+    let Some(node) = state.node(assignment.node) else {
+        found.unless(false, "EpochOwner", || format!("{id} is assigned to {}, which is gone", assignment.node));
+        return;
+    };
+    let current = matches!(node.health, Health::Up { .. } | Health::Fencing { .. })
+        && node.health.incarnation() == assignment.incarnation;
+    let awaits = matches!(assignment.order, Order::AwaitingReceipt { .. });
+    found.unless(current != awaits, "EpochOwner", || {
+        format!("{id} is {:?} on {} {}, which is {:?}", assignment.order, node.id, assignment.incarnation, node.health)
+    });
+    let closed = state.status(id).is_some_and(|status| {
+        status.epoch == assignment.epoch && matches!(status.observed, Observed::Closed { .. })
+    });
+    found.unless(!closed, "EpochOwner", || format!("{id} is assigned under {}, which is closed", assignment.epoch));
+    match assignment.order {
+        Order::Run | Order::Prepare { .. } | Order::Stop { then: crate::model::container::AfterStop::Restart } => {
+            found.unless(container.desired == Desired::Running, "DesiredIsDone", || {
+                format!("{id} is told {:?} and wanted {}", assignment.order, container.desired)
+            });
+        }
+        Order::Stop { then: crate::model::container::AfterStop::Rest } => {
+            found.unless(container.desired != Desired::Running, "DesiredIsDone", || {
+                format!("{id} is told to rest and wanted running")
+            });
+        }
+        Order::Handoff { .. } | Order::Blocked { .. } | Order::AwaitingReceipt { .. } => {}
+    }
+    if let Some(target) = assignment.target() {
+        found.unless(target != assignment.node && state.node(target).is_some(), "HandoverHasATarget", || {
+            format!("{id} is handed over to {target}")
+        });
+    }
+}
+
+fn bounds(state: &State, found: &mut Found) {
+    let truth = state.truth();
+    found.unless(truth.decisions.len() <= DECISIONS, "Bounded", || format!("{} decisions", truth.decisions.len()));
+    found.unless(truth.sessions.iter().count() <= SESSIONS, "Bounded", || "too many sessions".into());
+    let full = truth.sessions.iter().find(|(_, session)| session.results.len() > WINDOW);
+    found.unless(full.is_none(), "Bounded", || "a session remembers too many results".into());
+}
+
+fn forward(before: &State, after: &State, found: &mut Found) {
+    let ordered = [
+        ("revision", before.revision() <= after.revision()),
+        ("clock", before.clock() <= after.clock()),
+        ("generation", before.generation() <= after.generation()),
+        ("next container", before.truth().next_container <= after.truth().next_container),
+        ("next node", before.truth().next_node <= after.truth().next_node),
+        ("next member", before.truth().next_member <= after.truth().next_member),
+    ];
+    for (what, ordered) in ordered {
+        found.unless(ordered, "OnlyForward", || format!("the {what} went back"));
+    }
+    for old in before.nodes() {
+        let Some(new) = after.node(old.id) else { continue };
+        let (was, is) = (old.health.incarnation(), new.health.incarnation());
+        found.unless(was <= is, "IncarnationMonotone", || format!("{} went from {was} back to {is}", old.id));
+        let ended = matches!(new.health, Health::Fenced { .. } | Health::Joined) || was != is;
+        let reopened = was == is && matches!(old.health, Health::Fenced { .. }) && !ended;
+        found.unless(!reopened, "FencedIsFinal", || format!("{} {was} was fenced and is {} again", old.id, new.health));
+    }
+}
+
+fn sound_change(before: &State, after: &State, old: &Container, new: &Container, found: &mut Found) {
+    let id = old.id;
+    found.unless(old.epoch <= new.epoch, "EpochMonotone", || format!("{id} went from {} to {}", old.epoch, new.epoch));
+    found.unless(old.created == new.created, "IdsAreNew", || format!("{id} is another container now"));
+    let Some(was) = old.assignment() else {
+        let anew = new.assignment().is_none_or(|is| is.epoch > old.epoch);
+        found.unless(anew, "EpochMonotone", || format!("{id} was free at {} and is given out under it again", old.epoch));
+        return;
+    };
+    match new.assignment() {
+        Some(is) if is.epoch == was.epoch => {
+            let adopted = matches!(was.order, Order::AwaitingReceipt { .. }) && is.incarnation > was.incarnation;
+            found.unless(is.node == was.node && (is.incarnation == was.incarnation || adopted), "EpochOwner", || {
+                format!("{id} {} changed hands from {} to {}", was.epoch, was.node, is.node)
+            });
+            found.unless(is.on_quorum_loss == was.on_quorum_loss, "PolicyOfTheEpoch", || {
+                format!("{id} {} changed its policy", was.epoch)
+            });
+            let thawed = matches!(was.order, Order::Handoff { .. } | Order::Blocked { .. })
+                && matches!(is.order, Order::Run | Order::Prepare { .. });
+            found.unless(!thawed, "HandoffGoesForward", || format!("{id} {} runs again after its handoff", was.epoch));
+        }
+        _ => found.unless(may_be_released(before, after, old), "EpochOwner", || {
+            format!("{id} {} left {} without a closed epoch and without a receipt", was.epoch, was.node)
+        }),
+    }
+}
+
+/// Whether something says that the assignment `old` has is over: its epoch closed by the node that held it, or a
+/// receipt that covers it. Deleted containers leave no status; then only what was asked for may have removed them.
+fn may_be_released(before: &State, after: &State, old: &Container) -> bool {
+    let Some(was) = old.assignment() else { return true };
+    let closed = match after.status(old.id) {
+        Some(status) if status.epoch > was.epoch => true,
+        Some(status) => {
+            status.epoch == was.epoch
+                && status.node == was.node
+                && matches!(status.observed, Observed::Closed { .. })
+        }
+        None => after.container(old.id).is_none() && before.revision() < after.revision(),
+    };
+    closed || is_covered(before, after, was)
+}
+
+fn is_covered(before: &State, after: &State, was: &Assignment) -> bool {
+    let (Some(earlier), Some(node)) = (before.node(was.node), after.node(was.node)) else { return true };
+    if node.health.incarnation() > was.incarnation {
+        // A new incarnation exists only after a receipt of the old one, or an operator's word came later for it.
+        return earlier.health.incarnation() != node.health.incarnation()
+            || matches!(was.order, Order::AwaitingReceipt { .. });
+    }
+    match &node.health {
+        Health::Fenced { receipt } => {
+            let whole = receipt.proof.scope() == ReceiptScope::Node;
+            whole || was.on_quorum_loss == crate::model::container::OnQuorumLoss::Stop
+        }
+        _ => false,
+    }
+}
+
+/// Nothing is given to a node beyond what it has. A node that comes back smaller may be over for what it kept.
+fn room(before: &State, after: &State, found: &mut Found) {
+    for node in after.nodes() {
+        let (capacity, used, earlier) = (node.capacity(), after.used(node.id), before.used(node.id));
+        let memory = used.memory_bytes <= capacity.memory_bytes || used.memory_bytes <= earlier.memory_bytes;
+        found.unless(memory, "RoomForAll", || format!("{} promises {used} of {capacity}", node.id));
+        let shares = capacity.cpu_millis.saturating_mul(CPU_OVERCOMMIT);
+        let cpu = used.cpu_millis <= shares || used.cpu_millis <= earlier.cpu_millis;
+        found.unless(cpu, "RoomForAll", || format!("{} promises {used} of {capacity}", node.id));
+    }
+}

@@ -2,13 +2,29 @@
 //! In: a state, the index of the entry, the entry. Out: what came of it and the events, in order.
 //! Absent: no I/O error and no clock can occur here; a refusal is plain data and part of the replicated result.
 
+mod valid;
+mod members;
+mod settings;
+mod objects;
+mod nodes;
+mod fencing;
+mod containers;
+mod handover;
+mod reports;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::command::Entry;
+use crate::command::{Command, Entry};
 use crate::event::Event;
+use crate::model::container::Container;
 use crate::model::ids::{ContainerId, Epoch, Incarnation, MemberId, NodeId, Revision};
 use crate::model::member::Membership;
+use crate::model::node::{Intent, Node};
+use crate::sessions::{Remembered, Seen};
 use crate::state::State;
 
 /// What an entry came to. The same on every member, remembered under its request id.
@@ -120,12 +136,143 @@ impl Rejected {
 /// Applies the normal entry at `index`. A repeated request changes nothing but the revision.
 /// `index` must be above the state's revision: entries come in order, once.
 pub fn apply(state: &mut State, index: Revision, entry: &Entry) -> Applied {
-    let _ = (state, entry);
-    Applied { revision: index, outcome: Ok(Done::Nothing), events: Vec::new(), repeated: false }
+    assert!(index > state.revision(), "entry {index} after {} was applied", state.revision());
+    state.advance(index, entry.at);
+    let Some(request) = entry.request else { return Step::begin(state, index).carry_out(&entry.command) };
+    match state.sessions().look_up(request) {
+        Seen::Before(Remembered { revision, outcome }) => {
+            Applied { revision, outcome, events: Vec::new(), repeated: true }
+        }
+        Seen::Expired => {
+            Applied { revision: index, outcome: Err(Rejected::RequestExpired), events: Vec::new(), repeated: false }
+        }
+        Seen::Never => {
+            let applied = Step::begin(state, index).carry_out(&entry.command);
+            state.remember(request, Remembered { revision: index, outcome: applied.outcome.clone() });
+            applied
+        }
+    }
 }
 
 /// Applies a configuration entry: who votes from here on.
 pub fn apply_membership(state: &mut State, index: Revision, membership: Membership) -> Applied {
-    let _ = (state, membership);
-    Applied { revision: index, outcome: Ok(Done::Nothing), events: Vec::new(), repeated: false }
+    assert!(index > state.revision(), "entry {index} after {} was applied", state.revision());
+    state.advance(index, state.clock());
+    let Membership { voters, outgoing, learners, .. } = membership.clone();
+    state.set_membership(membership);
+    let events = vec![Event::MembershipChanged { voters, outgoing, learners }];
+    Applied { revision: index, outcome: Ok(Done::Nothing), events, repeated: false }
+}
+
+/// One command being carried out. Every arm checks all it needs before its first write, so a refusal leaves no trace.
+struct Step<'a> {
+    state: &'a mut State,
+    index: Revision,
+    events: Vec<Event>,
+    /// Nodes that may have lost their last claim in this step.
+    touched: BTreeSet<NodeId>,
+}
+
+impl<'a> Step<'a> {
+    fn begin(state: &'a mut State, index: Revision) -> Step<'a> {
+        Step { state, index, events: Vec::new(), touched: BTreeSet::new() }
+    }
+
+    fn carry_out(mut self, command: &Command) -> Applied {
+        let outcome = self.dispatch(command);
+        debug_assert!(outcome.is_ok() || self.events.is_empty(), "a refusal left events: {outcome:?}");
+        self.note_drained();
+        Applied { revision: self.index, outcome, events: self.events, repeated: false }
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Outcome {
+        use Command::*;
+        match command {
+            Settle => Ok(Done::Nothing),
+
+            AddMember { name, peer_address, api_address, secret } => {
+                self.add_member(name, peer_address, api_address, *secret)
+            }
+            RemoveMember { member } => self.remove_member(*member),
+            UpdateSettings { settings } => self.update_settings(settings),
+            TripBrake { silent, of } => self.trip_brake(*silent, *of),
+            ReleaseBrake => self.release_brake(),
+
+            JoinNode { name, role, labels, failure_domain, secret } => {
+                self.join_node(name, *role, labels, failure_domain, *secret)
+            }
+            RegisterNode(registration) => self.register_node(registration),
+            SetNodeRole { node, role } => self.set_node_role(*node, *role),
+            SetNodeIntent { node, intent } => self.set_node_intent(*node, *intent),
+            AcknowledgeTerms { node, incarnation, terms } => self.acknowledge_terms(*node, *incarnation, *terms),
+            BeginFencing { node, incarnation, cause } => self.begin_fencing(*node, *incarnation, cause),
+            RecordFenced { node, incarnation, proof } => self.record_fenced(*node, *incarnation, proof),
+            RemoveNode { node } => self.remove_node(*node),
+
+            CreateContainer { spec, annotations, desired } => self.create_container(spec, annotations, *desired),
+            SetDesired { container, desired } => self.set_desired(*container, *desired),
+            RestartContainer { container } => self.restart_container(*container),
+            MoveContainer { container, target } => self.move_container(*container, *target),
+            AnnotateContainer { container, changes } => self.annotate_container(*container, changes),
+            Assign { container, after, node, incarnation, decision } => {
+                self.assign_container(*container, *after, *node, *incarnation, decision)
+            }
+            RecordUnplaceable { container, decision } => self.record_unplaceable(*container, decision),
+            HoldContainer { container, after, reason } => self.hold_container(*container, *after, reason),
+            BeginHandover { container, epoch, target, decision } => {
+                self.begin_handover(*container, *epoch, *target, decision)
+            }
+            BeginHandoff { container, epoch } => self.begin_handoff(*container, *epoch),
+            AbortHandover { container, epoch, reason } => self.abort_handover(*container, *epoch, reason),
+            BlockHandover { container, epoch } => self.block_handover(*container, *epoch),
+            ReportStatus { node, incarnation, reports } => self.report_status(*node, *incarnation, reports),
+
+            RegisterTemplate { name, version, digest, kind, path } => {
+                self.register_template(name, version, digest, *kind, path)
+            }
+            RemoveTemplate { name } => self.remove_template(name),
+            RegisterStorage { name, kind } => self.register_storage(name, kind),
+            RemoveStorage { name } => self.remove_storage(name),
+        }
+    }
+
+    /// A draining node is drained when its last claim has gone.
+    fn note_drained(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            let Some(node) = self.state.node(id) else { continue };
+            if matches!(node.intent, Intent::Draining { .. }) && self.state.claim_count(id) == 0 {
+                self.events.push(Event::NodeDrained { node: id, name: node.name.clone() });
+            }
+        }
+    }
+
+    /// Writes a container and notes which nodes it may have left.
+    fn put(&mut self, container: Container) {
+        if let Some(old) = self.state.container(container.id).and_then(|old| old.assignment()) {
+            self.touched.insert(old.node);
+            self.touched.extend(old.target());
+        }
+        self.state.put_container(container);
+    }
+
+    fn container(&self, id: ContainerId) -> Result<Container, Rejected> {
+        let found = self.state.container(id).map(|container| Container::clone(container));
+        found.ok_or_else(|| not_found(Kind::Container, id))
+    }
+
+    fn node(&self, id: NodeId) -> Result<Node, Rejected> {
+        self.state.node(id).map(|node| Node::clone(node)).ok_or_else(|| not_found(Kind::Node, id))
+    }
+}
+
+fn not_found(kind: Kind, what: impl fmt::Display) -> Rejected {
+    Rejected::NotFound { kind, what: what.to_string().into() }
+}
+
+fn wrong_state(problem: impl Into<String>) -> Rejected {
+    Rejected::WrongState { problem: problem.into().into() }
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> Rejected {
+    Rejected::Invalid { field, problem: problem.into().into() }
 }

@@ -188,6 +188,10 @@ impl StartFailure {
     pub const KEPT: usize = 8;
     /// How long the node is left out; a broken node may be mended by then. Source: semantics.md 1.
     pub const COUNTS_FOR: Span = Span::seconds(60 * 60);
+
+    pub fn counts(&self, now: WallTime) -> bool {
+        now.0 < self.at.0.saturating_add(StartFailure::COUNTS_FOR.as_millis())
+    }
 }
 
 /// How a container's first task ended.

@@ -3,16 +3,75 @@
 //! Absent: no options and no weights; the order of `Score`'s fields is the policy.
 
 pub mod score;
+mod rules;
+mod ranking;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use ranking::{Ranking, Unplaceable};
+pub use rules::CPU_OVERCOMMIT;
 pub use score::Score;
 
-use crate::model::ids::Name;
-use crate::model::resources::Resources;
+use crate::model::container::Container;
+use crate::model::decision::{Decision, Trigger};
+use crate::model::ids::{Name, NodeId};
+use crate::state::State;
+
+/// Whether `container` may be given to `node` as the state is. Room it has claimed there already counts as free.
+/// Errs with the first rule that says no.
+pub fn feasible(state: &State, container: &Container, node: NodeId) -> Result<(), Rejection> {
+    let node = state.node(node).ok_or(Rejection::NotUp)?;
+    let case = rules::Case { state, container, node };
+    rules::TABLE.iter().try_for_each(|rule| rule(&case))
+}
+
+/// Nodes that may take `container`, best first; `exclude` and the suspects are left out. Ties end at the smaller node
+/// id, so all members agree.
+pub fn candidates(
+    state: &State,
+    container: &Container,
+    exclude: Option<NodeId>,
+    suspects: &BTreeSet<NodeId>,
+) -> Vec<(NodeId, Score)> {
+    let ranking = Ranking::of(state, container, exclude, suspects);
+    ranking.best_first().map(|score| (score.node, score.clone())).collect()
+}
+
+/// The choice for `container` and why; `chosen` is `None` when no node may take it.
+pub fn decide(
+    state: &State,
+    container: &Container,
+    trigger: Trigger,
+    exclude: Option<NodeId>,
+    suspects: &BTreeSet<NodeId>,
+) -> Decision {
+    Ranking::of(state, container, exclude, suspects).decision(container.id, trigger, state.revision())
+}
+
+/// The decision that puts `container` on the one node somebody asked for.
+pub fn decide_for(
+    state: &State,
+    container: &Container,
+    trigger: Trigger,
+    target: NodeId,
+) -> Result<Decision, Rejection> {
+    feasible(state, container, target)?;
+    let node = state.node(target).ok_or(Rejection::NotUp)?;
+    let score = Score::of(&rules::Case { state, container, node });
+    Ok(Decision {
+        container: container.id,
+        trigger,
+        chosen: Some(target),
+        candidates: Arc::new([(target, score)]),
+        feasible: 1,
+        rejections: Arc::new([]),
+        based_on: state.revision(),
+    })
+}
 
 /// Why a node may not take a container. The first rule that says no is named; each has a stable reason code.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,8 +121,7 @@ impl fmt::Display for Rejection {
             Rejection::NoRuntime => f.write_str("no runtime works there"),
             Rejection::CpuShort { missing_millis } => write!(f, "{missing_millis} mCPU short"),
             Rejection::MemoryShort { missing_bytes } => {
-                let missing = Resources { cpu_millis: 0, memory_bytes: *missing_bytes };
-                write!(f, "{} MiB memory short", missing.memory_bytes.div_ceil(1 << 20))
+                write!(f, "{} MiB memory short", missing_bytes.div_ceil(1 << 20))
             }
             Rejection::StartFailedHere { reason } => write!(f, "could not start there: {reason}"),
         }

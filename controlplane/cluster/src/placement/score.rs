@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::{CPU_OVERCOMMIT, Case};
+use crate::model::container::{Container, Placement, Unplaced};
 use crate::model::ids::NodeId;
 use crate::model::node::Role;
 
@@ -24,6 +26,40 @@ pub struct Score {
     /// CPU left after placement, in thousandths of the capacity; more is better.
     pub cpu_headroom: Reverse<u32>,
     pub node: NodeId,
+}
+
+impl Score {
+    /// How `case.node` would do with the container on it. Call only where it is feasible.
+    pub(super) fn of(case: &Case) -> Score {
+        let spec = &case.container.spec;
+        let tier = spec.preferred_owners.iter().position(|tier| tier.contains(&case.node.id));
+        let (capacity, used) = (case.node.capacity(), case.used_by_others().plus(spec.resources));
+        let cpu_capacity = capacity.cpu_millis.saturating_mul(CPU_OVERCOMMIT);
+        Score {
+            astray: is_astray(case.container, case.node.id),
+            role: case.node.role,
+            preferred_tier: tier.unwrap_or(spec.preferred_owners.len()) as u32,
+            memory_headroom: Reverse(headroom(used.memory_bytes, capacity.memory_bytes)),
+            cpu_headroom: Reverse(headroom(used.cpu_millis, cpu_capacity)),
+            node: case.node.id,
+        }
+    }
+}
+
+fn is_astray(container: &Container, node: NodeId) -> bool {
+    match &container.placement {
+        Placement::Unplaced { reason: Unplaced::Ended { on: home, .. } | Unplaced::Moving { from: home }, .. } => {
+            node != *home
+        }
+        Placement::Unplaced { reason: Unplaced::Displaced { from }, .. } => node == *from,
+        _ => false,
+    }
+}
+
+/// What is left of `capacity`, in thousandths.
+fn headroom(used: u64, capacity: u64) -> u32 {
+    let left = u128::from(capacity.saturating_sub(used)) * 1_000;
+    left.checked_div(u128::from(capacity)).unwrap_or(0) as u32
 }
 
 impl fmt::Display for Score {

@@ -2,12 +2,28 @@
 //! In: the state, the leader's view, the time. Out: a plan with the revision it was made from.
 //! Absent: no clock, no randomness; the same input gives the same plan everywhere. Nothing here changes the state.
 
+mod rankings;
+mod handover;
+mod place;
+mod drain;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
-use crate::command::Command;
+pub use drain::drain_blockers;
+pub use place::explain;
+
+use crate::apply::apply;
+use crate::command::{Command, Entry};
 use crate::model::ids::{NodeId, Revision};
 use crate::model::time::WallTime;
 use crate::state::State;
+use rankings::Rankings;
+
+/// Commands in one plan; the rest is planned once these are applied. Bounds the work thrown away when the state has
+/// moved on meanwhile.
+pub const COMMANDS_MAX: usize = 20_000;
 
 /// The leader's own view; no fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +40,45 @@ pub struct Plan {
     pub commands: Vec<Command>,
 }
 
-/// What the cluster needs next. Empty when there is nothing to do.
+/// What the cluster needs next: handovers carried on, the waiting placed, draining nodes emptied, in this order.
+/// Empty when there is nothing to do; at most [`COMMANDS_MAX`] commands.
 pub fn plan(state: &State, observed: &Observed, now: WallTime) -> Plan {
-    let _ = (observed, now);
-    Plan { based_on: state.revision(), commands: Vec::new() }
+    let mut desk = Desk::over(state, observed, now);
+    handover::carry_on(&mut desk);
+    place::place_waiting(&mut desk);
+    drain::empty_draining(&mut desk);
+    Plan { based_on: state.revision(), commands: desk.commands }
+}
+
+/// The desk a plan is made on: a scratch copy that already shows what the plan so far does.
+struct Desk<'a> {
+    based_on: Revision,
+    scratch: State,
+    observed: &'a Observed,
+    now: WallTime,
+    rankings: Rankings,
+    commands: Vec<Command>,
+}
+
+impl<'a> Desk<'a> {
+    fn over(state: &State, observed: &'a Observed, now: WallTime) -> Desk<'a> {
+        let mut scratch = state.clone();
+        scratch.advance(state.revision(), now);
+        let rankings = Rankings::new(state.node_count());
+        Desk { based_on: state.revision(), scratch, observed, now, rankings, commands: Vec::new() }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= COMMANDS_MAX
+    }
+
+    /// Plans `command` if the state as planned so far takes it. `node` is the one whose room it changes.
+    fn propose(&mut self, command: Command, node: Option<NodeId>) {
+        let index = Revision(self.scratch.revision().0 + 1);
+        let entry = Entry { at: self.now, request: None, command };
+        if apply(&mut self.scratch, index, &entry).outcome.is_ok() {
+            self.rankings.touch(node);
+            self.commands.push(entry.command);
+        }
+    }
 }
