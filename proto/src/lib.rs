@@ -4,6 +4,22 @@
 //! and disks hold, generated from `quorate/wire/v1/*.proto`. `convert` is the only border between messages and `cluster`
 //! types: it checks once, and nothing behind it is optional that is required.
 
+pub mod convert;
+pub mod log;
+pub mod snapshot;
+
+/// What this build writes into logs and snapshots, and the most it can read. Raised with every change of their meaning.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Errs for what a newer version wrote: to apply the part that is understood would make members differ.
+fn readable(feature_level: u32) -> Result<(), convert::ConvertError> {
+    if (1..=FEATURE_LEVEL).contains(&feature_level) {
+        return Ok(());
+    }
+    let problem = format!("is {feature_level}; this version reads up to {FEATURE_LEVEL}");
+    Err(convert::ConvertError::invalid("feature_level", problem).hint("upgrade this member"))
+}
+
 /// The public API.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod v1 {

@@ -165,7 +165,10 @@ async fn query_path_body_and_headers_reach_the_service() {
     assert_eq!(body["templates"][0]["name"], "me");
     assert_eq!(body["templates"][0]["digest"], "", "empty fields are written");
 
-    assert_eq!(ask("PUT", "/v1/templates/debian", r#"{"template":{"kind":"TEMPLATE_KIND_OS"}}"#).await.1["revision"], "6");
+    assert_eq!(
+        ask("PUT", "/v1/templates/debian", r#"{"template":{"kind":"TEMPLATE_KIND_OS"}}"#).await.1["revision"],
+        "6"
+    );
     assert_eq!(ask("GET", "/v1/containers/web%2D1:why", "").await.1["lines"], json!(["web-1"]));
     assert_eq!(ask("GET", "/v1/containers/@c12", "").await.1["container"]["id"], "@c12");
     assert_eq!(ask("GET", "/v1/containers?state=CONTAINER_STATE_RUNNING", "").await.1["revision"], "5");

@@ -140,7 +140,8 @@ where
             Found::Nothing => return Err(no_such_path(head.uri.path())),
         };
         expects_json(&head.headers)?;
-        let body = Limited::new(body, self.body_limit).collect().await.map_err(|error| unreadable(error, self.body_limit))?;
+        let body =
+            Limited::new(body, self.body_limit).collect().await.map_err(|error| unreadable(error, self.body_limit))?;
         let mut message = message::decode(route, &captures, head.uri.query().unwrap_or_default(), &body.to_bytes())?;
         if let Some(last) = head.headers.get("last-event-id") {
             stream::resume_after(&mut message, last)?;
@@ -164,7 +165,8 @@ where
             return Err(Problem::from(&status).into());
         }
         let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
-        let message = message::unframed(&mut bytes)?.ok_or_else(|| message::broken("the call ended without a reply"))?;
+        let message =
+            message::unframed(&mut bytes)?.ok_or_else(|| message::broken("the call ended without a reply"))?;
         Ok(answer(StatusCode::OK, "application/json", message::json(&route.output, message)?.into()))
     }
 }

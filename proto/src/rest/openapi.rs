@@ -60,7 +60,8 @@ fn operation(route: &Route, schemas: &mut BTreeMap<String, Value>) -> Value {
     let mut parameters: Vec<Value> = Vec::new();
     for path in &captured {
         let (schema, description) = described(&route.input, path, schemas);
-        parameters.push(json!({"name": path, "in": "path", "required": true, "schema": schema, "description": description}));
+        parameters
+            .push(json!({"name": path, "in": "path", "required": true, "schema": schema, "description": description}));
     }
     if !route.takes_body {
         query_parameters(&route.input, "", &captured, &mut parameters, schemas);
@@ -125,7 +126,8 @@ fn described(message: &MessageDescriptor, path: &str, schemas: &mut BTreeMap<Str
     let mut message = message.clone();
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
-        let field = message.get_field_by_name(name).expect("a captured path names fields; the test of all routes says so");
+        let field =
+            message.get_field_by_name(name).expect("a captured path names fields; the test of all routes says so");
         match field.kind() {
             Kind::Message(inner) if names.peek().is_some() => message = inner,
             _ => return (field_schema(&field, schemas), field_comment(&field)),
@@ -230,8 +232,10 @@ fn comment(file: &prost_types::FileDescriptorProto, path: &[i32]) -> String {
         let own = location.leading_comments.clone().unwrap_or_default();
         Some(if own.is_empty() && path == [12] { detached } else { own }).filter(|text| !text.trim().is_empty())
     });
-    text.map(|text| text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n"))
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    text.map(|text| {
+        text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
+    })
+    .unwrap_or_default()
+    .trim()
+    .to_owned()
 }
