@@ -1,0 +1,64 @@
+//! Decides when so much is silent at once that the network is the likelier culprit.
+//! In: silence, the brake in the state. Out: `TripBrake`, `ReleaseBrake`.
+//! Leader-local: the times since the trip; a new leader begins them again, so the brake may last longer, never shorter.
+//! Source: safety.md, "Quorum leases" 10 *(14)*.
+
+use std::collections::BTreeSet;
+
+use cluster::command::Command;
+use cluster::{Brake, Moment, NodeId};
+
+use super::silence::Silence;
+use super::{Desk, Pending};
+use crate::Origin;
+
+#[derive(Default)]
+pub struct BrakeWatch {
+    tripped: Option<Moment>,
+    newest_silence: Option<Moment>,
+    silent: BTreeSet<NodeId>,
+}
+
+impl BrakeWatch {
+    pub fn watch(&mut self, desk: &mut Desk<'_>, silence: &Silence, pending: &mut BTreeSet<Pending>) {
+        let settings = desk.state.settings();
+        let missed = settings.terms.heartbeat * 2;
+        let silent: BTreeSet<NodeId> = silence.older_than(missed).map(|(node, ..)| node).collect();
+        if silent.difference(&self.silent).next().is_some() {
+            self.newest_silence = Some(desk.now);
+        }
+        self.silent = silent;
+        match desk.state.brake() {
+            Brake::Off => {
+                self.tripped = None;
+                if self.trips(desk) && pending.insert(Pending::Brake) {
+                    let command = Command::TripBrake { silent: self.silent.len() as u32, of: nodes(desk) };
+                    desk.propose.push((Origin::Duty, Some(Pending::Brake), command));
+                }
+            }
+            Brake::On { .. } => {
+                let tripped = *self.tripped.get_or_insert(desk.now);
+                let newest = self.newest_silence.unwrap_or(tripped).max(tripped);
+                let over = desk.now.since(newest) >= settings.brake.quiet
+                    || desk.now.since(tripped) >= settings.brake.longest
+                    || !settings.brake.enabled;
+                if over && pending.insert(Pending::Brake) {
+                    desk.propose.push((Origin::Duty, Some(Pending::Brake), Command::ReleaseBrake));
+                }
+            }
+        }
+    }
+
+    /// Enough nodes have fallen silent together. Known silence that was already let pass does not trip it again.
+    pub fn trips(&self, desk: &Desk<'_>) -> bool {
+        let brake = desk.state.settings().brake;
+        let recent = self.newest_silence.is_some_and(|newest| desk.now.since(newest) < brake.quiet);
+        let share = (u64::from(nodes(desk)) * u64::from(brake.percent)).div_ceil(100);
+        brake.enabled && recent && self.silent.len() as u64 >= share.max(u64::from(brake.nodes_min))
+    }
+}
+
+/// Nodes that are up, silent or not.
+fn nodes(desk: &Desk<'_>) -> u32 {
+    desk.state.nodes().filter(|node| node.up().is_some()).count() as u32
+}

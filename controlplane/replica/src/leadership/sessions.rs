@@ -1,0 +1,373 @@
+//! What the leader tells each agent, and what it makes of what they say.
+//! In: sessions of authenticated nodes, their words, applied events. Out: desired sets, replies, commands to propose.
+//! One desired set in flight per node, coalesced; complete but thin: specs the agent holds are not sent again.
+//! Absent: no lease. A session that ends says nothing about the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wanted, WantedSpec};
+use cluster::command::{Command, Registration, Report, Reported};
+use cluster::{
+    Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, Moment, NodeId, Order, Rejected, Revision,
+    Span, State,
+};
+
+use super::{Desk, Leadership, Pending};
+use crate::{Effect, Link, Origin};
+
+/// A desired set that was not acknowledged within this is sent again, whole.
+const REPEAT_AFTER: Span = Span::seconds(2);
+
+#[derive(Default)]
+pub struct Sessions {
+    open: BTreeMap<Link, Session>,
+    by_node: BTreeMap<NodeId, Link>,
+}
+
+struct Session {
+    node: NodeId,
+    /// The incarnation the agent speaks for; `None` until it has said so.
+    incarnation: Option<Incarnation>,
+    dirty: bool,
+    /// The revision of the set under way and when it was sent.
+    in_flight: Option<(Revision, Moment)>,
+    /// The newest revision the agent acted on.
+    held: Revision,
+    items: Vec<DesiredItem>,
+    specs: BTreeSet<SpecDigest>,
+}
+
+impl Sessions {
+    pub fn links(&self) -> Vec<Link> {
+        self.open.keys().copied().collect()
+    }
+
+    pub fn all_dirty(&mut self) {
+        self.open.values_mut().for_each(|session| session.dirty = true);
+    }
+
+    /// Marks the nodes that events concern; owners and targets alike.
+    pub fn applied(&mut self, state: &State, events: &[Event]) {
+        for event in events {
+            if let Some(node) = event.node() {
+                self.mark(node);
+            }
+            let container = event.container().and_then(|id| state.container(id));
+            if let Some(assignment) = container.and_then(|container| container.placement.assignment()) {
+                self.mark(assignment.node);
+                if let Some(target) = assignment.target() {
+                    self.mark(target);
+                }
+            }
+            if let Event::HandoverAborted { .. } = event {
+                // The former target is no longer named anywhere; it finds out from its next set.
+                self.all_dirty();
+            }
+        }
+    }
+
+    fn mark(&mut self, node: NodeId) {
+        if let Some(session) = self.by_node.get(&node).and_then(|link| self.open.get_mut(link)) {
+            session.dirty = true;
+        }
+    }
+
+    fn open(&mut self, link: Link, node: NodeId) -> Option<Link> {
+        let session = Session {
+            node,
+            incarnation: None,
+            dirty: true,
+            in_flight: None,
+            held: Revision(0),
+            items: Vec::new(),
+            specs: BTreeSet::new(),
+        };
+        self.open.insert(link, session);
+        let before = self.by_node.insert(node, link);
+        before.inspect(|before| {
+            self.open.remove(before);
+        })
+    }
+
+    fn close(&mut self, link: Link) {
+        if let Some(session) = self.open.remove(&link)
+            && self.by_node.get(&session.node) == Some(&link)
+        {
+            self.by_node.remove(&session.node);
+        }
+    }
+
+    /// Sends what agents have not acknowledged.
+    pub fn repeat(&mut self, desk: &mut Desk<'_>) {
+        for session in self.open.values_mut() {
+            if session.in_flight.is_some_and(|(_, sent)| desk.now.since(sent) >= REPEAT_AFTER) {
+                session.in_flight = None;
+                session.dirty = true;
+                session.specs.clear();
+                session.items.clear();
+            }
+        }
+        self.push(desk);
+    }
+
+    pub fn push(&mut self, desk: &mut Desk<'_>) {
+        for (link, session) in &mut self.open {
+            if session.dirty && session.in_flight.is_none() {
+                session.push(*link, desk);
+            }
+        }
+    }
+}
+
+impl Session {
+    fn push(&mut self, link: Link, desk: &mut Desk<'_>) {
+        let (Some(incarnation), Some(node)) = (self.incarnation, desk.state.node(self.node)) else { return };
+        self.dirty = false;
+        match &node.health {
+            Health::Up { incarnation: current, .. } if *current == incarnation => {}
+            Health::Up { .. } | Health::Joined => return,
+            // Once applied it is over for good: the sooner the node ends it, the sooner there is a receipt.
+            Health::Fencing { incarnation: over, .. } => {
+                if *over == incarnation {
+                    desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
+                }
+                return;
+            }
+            Health::Fenced { receipt } => {
+                if receipt.incarnation == incarnation {
+                    desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
+                }
+                return;
+            }
+        }
+        let (items, wanted) = desired(desk.state, self.node, incarnation);
+        if items == self.items && self.held > Revision(0) {
+            return;
+        }
+        let specs: Vec<_> = wanted.into_iter().filter(|(digest, _)| self.specs.insert(*digest)).collect();
+        let set = DesiredSet {
+            generation: desk.state.generation(),
+            incarnation,
+            revision: desk.state.revision(),
+            terms: desk.state.settings().terms,
+            items: items.clone(),
+            specs,
+        };
+        self.items = items;
+        self.in_flight = Some((set.revision, desk.now));
+        desk.effects.push(Effect::ToAgent { link, message: ToAgent::Desired(Arc::new(set)) });
+    }
+}
+
+/// Everything `node` should have under `incarnation`, by container, with the specs referred to.
+fn desired(
+    state: &State,
+    node: NodeId,
+    incarnation: Incarnation,
+) -> (Vec<DesiredItem>, Vec<(SpecDigest, Arc<WantedSpec>)>) {
+    let mut items = Vec::new();
+    let mut specs = Vec::new();
+    for (container, claim) in state.claims(node) {
+        let Some(item) = wanted(container, claim, incarnation) else { continue };
+        let Some(spec) = WantedSpec::of(state, container) else { continue };
+        let digest = SpecDigest::of(&spec);
+        items.push(DesiredItem { spec: digest, ..item });
+        specs.push((digest, Arc::new(spec)));
+    }
+    (items, specs)
+}
+
+fn wanted(container: &Container, claim: Claim, incarnation: Incarnation) -> Option<DesiredItem> {
+    let assignment = container.placement.assignment()?;
+    let item = |epoch, wanted| DesiredItem {
+        container: container.id,
+        epoch,
+        on_quorum_loss: assignment.on_quorum_loss,
+        wanted,
+        spec: SpecDigest(0),
+    };
+    match (claim, &assignment.order) {
+        (Claim::Owner, _) if assignment.incarnation != incarnation => None,
+        (Claim::Owner, Order::Run | Order::Prepare { .. }) => Some(item(assignment.epoch, Wanted::Run)),
+        (Claim::Owner, Order::Stop { .. } | Order::Handoff { .. } | Order::Blocked { .. }) => {
+            Some(item(assignment.epoch, Wanted::Stop))
+        }
+        (Claim::Owner, Order::AwaitingReceipt { .. }) => None,
+        (Claim::Target, Order::Prepare { target_incarnation, .. } | Order::Handoff { target_incarnation, .. }) => {
+            (*target_incarnation == incarnation).then(|| item(assignment.epoch.next(), Wanted::Prepare))
+        }
+        (Claim::Target, _) => None,
+    }
+}
+
+impl Leadership {
+    pub fn agent_opened(&mut self, link: Link, node: NodeId, desk: &mut Desk<'_>) {
+        if let Some(before) = self.sessions.open(link, node) {
+            desk.effects.push(Effect::DropAgent { link: before });
+        }
+    }
+
+    pub fn agent_closed(&mut self, link: Link) {
+        self.sessions.close(link);
+    }
+
+    /// What an agent said, over a session that was opened with its node's secret.
+    pub fn agent_said(&mut self, link: Link, message: ToLeader, desk: &mut Desk<'_>) {
+        let Some(session) = self.sessions.open.get_mut(&link) else { return };
+        let node = session.node;
+        let Some(health) = desk.state.node(node).map(|node| node.health.clone()) else {
+            desk.effects.push(Effect::DropAgent { link });
+            return;
+        };
+        match message {
+            ToLeader::Register(registration) => self.register(link, node, *registration, desk),
+            ToLeader::Ended { incarnation, proof } => {
+                let key = Pending::Receipt(node, incarnation);
+                let over = matches!(&health, Health::Fenced { receipt } if receipt.incarnation == incarnation);
+                if health.incarnation() == incarnation && !over && self.pending_keys.insert(key.clone()) {
+                    let command = Command::RecordFenced { node, incarnation, proof };
+                    desk.propose.push((Origin::Duty, Some(key), command));
+                }
+            }
+            ToLeader::Report { incarnation, reports } => {
+                session.speaks_for(incarnation);
+                let reports: Vec<Report> = reports.into_iter().filter(|it| is_news(desk.state, node, it)).collect();
+                if is_up(&health, incarnation) && !reports.is_empty() {
+                    desk.propose.push((Origin::Duty, None, Command::ReportStatus { node, incarnation, reports }));
+                }
+            }
+            ToLeader::TermsInForce { incarnation, terms } => {
+                session.speaks_for(incarnation);
+                let known = desk.state.node(node).and_then(|node| node.facts.as_ref()).map(|facts| facts.terms);
+                if is_up(&health, incarnation) && known != Some(terms) {
+                    desk.propose.push((Origin::Duty, None, Command::AcknowledgeTerms { node, incarnation, terms }));
+                }
+            }
+            ToLeader::Holding { incarnation, revision, missing } => {
+                session.speaks_for(incarnation);
+                session.held = session.held.max(revision);
+                if session.in_flight.is_some_and(|(sent, _)| sent <= revision) {
+                    session.in_flight = None;
+                }
+                if !missing.is_empty() {
+                    session.forget(desk.state, &missing);
+                }
+            }
+        }
+        if let Some(session) = self.sessions.open.get_mut(&link)
+            && session.dirty
+            && session.in_flight.is_none()
+        {
+            session.push(link, desk);
+        }
+    }
+
+    fn register(&mut self, link: Link, node: NodeId, registration: Registration, desk: &mut Desk<'_>) {
+        if registration.node != node {
+            desk.effects.push(Effect::DropAgent { link });
+            return;
+        }
+        let Some(health) = desk.state.node(node).map(|node| &node.health) else { return };
+        let current = health.incarnation();
+        let not_yet = |reason: &str| Effect::ToAgent {
+            link,
+            message: ToAgent::NotRegistered { current, reason: reason.into() },
+        };
+        match health {
+            Health::Up { boot, .. } if *boot != registration.boot && registration.ends == current => {
+                let key = Pending::Fencing(node, current);
+                if self.pending_keys.insert(key.clone()) {
+                    let cause = FenceCause::RebootSeen { boot: registration.boot };
+                    let command = Command::BeginFencing { node, incarnation: current, cause };
+                    desk.propose.push((Origin::Duty, Some(key), command));
+                }
+                desk.effects.push(not_yet("the incarnation before another boot must be fenced first"));
+            }
+            Health::Fencing { boot, .. } if *boot != registration.boot || !registration.empty => {
+                desk.effects.push(not_yet("the incarnation before is being fenced"));
+            }
+            _ => {
+                let command = Command::RegisterNode(Box::new(registration));
+                desk.propose.push((Origin::Registration(link), None, command));
+            }
+        }
+    }
+
+    /// The entry of a registration was applied, or refused by the state.
+    pub fn registered(&mut self, link: Link, outcome: &cluster::Outcome, desk: &mut Desk<'_>) {
+        let Some(session) = self.sessions.open.get_mut(&link) else { return };
+        let message = match outcome {
+            Ok(cluster::apply::Done::Registered(incarnation)) => {
+                *session = Session { incarnation: Some(*incarnation), dirty: true, ..session.fresh() };
+                ToAgent::Registered {
+                    generation: desk.state.generation(),
+                    incarnation: *incarnation,
+                    revision: desk.state.revision(),
+                    terms: desk.state.settings().terms,
+                }
+            }
+            Ok(_) => return,
+            Err(rejected) => not_registered(desk.state, session.node, rejected),
+        };
+        desk.effects.push(Effect::ToAgent { link, message });
+    }
+}
+
+fn not_registered(state: &State, node: NodeId, rejected: &Rejected) -> ToAgent {
+    let current = state.node(node).map(|node| node.health.incarnation()).unwrap_or_default();
+    ToAgent::NotRegistered { current, reason: rejected.to_string().into() }
+}
+
+fn is_up(health: &Health, incarnation: Incarnation) -> bool {
+    matches!(health, Health::Up { incarnation: current, .. } if *current == incarnation)
+}
+
+/// Whether the state would learn anything from it: agents repeat until they see that it was taken.
+fn is_news(state: &State, node: NodeId, report: &Report) -> bool {
+    let Some(container) = state.container(report.container) else { return false };
+    let Some(assignment) = container.placement.assignment() else { return false };
+    match &report.what {
+        Reported::Prepared | Reported::CannotPrepare { .. } => {
+            assignment.target() == Some(node) && !matches!(assignment.order, Order::Prepare { ready: true, .. })
+        }
+        Reported::Observed(observed) => {
+            let status = state.status(report.container).filter(|status| status.epoch == report.epoch);
+            let further = status.is_none_or(|status| status.observed < *observed);
+            let current = assignment.node == node && assignment.epoch == report.epoch;
+            // An epoch from the future is news too: the state refuses it, loudly.
+            (current && further) || report.epoch > container.epoch
+        }
+    }
+}
+
+impl Session {
+    fn speaks_for(&mut self, incarnation: Incarnation) {
+        if self.incarnation != Some(incarnation) {
+            *self = Session { incarnation: Some(incarnation), ..self.fresh() };
+        }
+    }
+
+    fn fresh(&self) -> Session {
+        Session {
+            node: self.node,
+            incarnation: None,
+            dirty: true,
+            in_flight: None,
+            held: Revision(0),
+            items: Vec::new(),
+            specs: BTreeSet::new(),
+        }
+    }
+
+    /// The agent has not got these after all.
+    fn forget(&mut self, state: &State, missing: &[ContainerId]) {
+        for container in missing.iter().filter_map(|id| state.container(*id)) {
+            if let Some(spec) = WantedSpec::of(state, container) {
+                self.specs.remove(&SpecDigest::of(&spec));
+            }
+        }
+        self.items.clear();
+        self.dirty = true;
+    }
+}

@@ -1,0 +1,205 @@
+//! The log above the last snapshot, in memory, in front of the store: what was proposed, what is durable, what it means.
+//! In: entries as Raft hands them out, durability as the store reports it. Out: entries, terms, meanings.
+//! Absent: no I/O. Entries stand here before they are durable (raft needs to read them at once), marked as such.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use cluster::{Command, Incarnation, Membership, NodeId};
+use record::{Entry, HardState, LogPoint, SnapshotMeta};
+
+use crate::codec::{self, MembershipChange};
+
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// A new leader's empty entry.
+    Settle,
+    Command(Arc<cluster::Entry>),
+    Membership(MembershipChange),
+    /// Written by a newer version, or damaged: whoever must apply it stops.
+    Unreadable(Arc<str>),
+}
+
+#[derive(Debug)]
+struct Logged {
+    entry: Entry,
+    meaning: Meaning,
+}
+
+#[derive(Debug)]
+pub struct Tail {
+    /// The place right below `entries`.
+    below: LogPoint,
+    entries: VecDeque<Logged>,
+    /// The last index known durable. Never above the last entry.
+    durable: u64,
+    snapshot: Option<SnapshotMeta>,
+    pub hard_state: HardState,
+    /// As of the last applied configuration entry, or the snapshot.
+    pub membership: Membership,
+    /// Unapplied configuration entries and what each makes of the membership before it; ascending.
+    changes: BTreeMap<u64, Membership>,
+    /// Places of `BeginFencing` entries above the state, by incarnation; ascending.
+    fencings: BTreeMap<(NodeId, Incarnation), Vec<LogPoint>>,
+}
+
+impl Tail {
+    pub fn new(
+        hard_state: HardState,
+        membership: Membership,
+        snapshot: Option<SnapshotMeta>,
+        entries: Vec<Entry>,
+    ) -> Tail {
+        let below = snapshot.as_ref().map(SnapshotMeta::point).unwrap_or_default();
+        let mut tail = Tail {
+            below,
+            entries: VecDeque::new(),
+            durable: below.index,
+            snapshot,
+            hard_state,
+            membership,
+            changes: BTreeMap::new(),
+            fencings: BTreeMap::new(),
+        };
+        tail.append(entries);
+        tail.durable = tail.last().index;
+        tail
+    }
+
+    pub fn first_index(&self) -> u64 {
+        self.below.index + 1
+    }
+
+    pub fn last(&self) -> LogPoint {
+        self.entries.back().map_or(self.below, |logged| logged.entry.point())
+    }
+
+    pub fn durable(&self) -> LogPoint {
+        LogPoint { index: self.durable, term: self.term(self.durable).unwrap_or(self.below.term) }
+    }
+
+    pub fn is_durable(&self, index: u64) -> bool {
+        index <= self.durable
+    }
+
+    pub fn snapshot(&self) -> Option<&SnapshotMeta> {
+        self.snapshot.as_ref()
+    }
+
+    pub fn term(&self, index: u64) -> Option<u64> {
+        if index == self.below.index { Some(self.below.term) } else { self.at(index).map(|logged| logged.entry.term) }
+    }
+
+    pub fn meaning(&self, index: u64) -> Option<&Meaning> {
+        self.at(index).map(|logged| &logged.meaning)
+    }
+
+    /// Entries of `low..high`, as many as fit `bytes_max`, at least one.
+    pub fn entries(&self, low: u64, high: u64, bytes_max: u64) -> impl Iterator<Item = &Entry> {
+        let mut bytes = 0u64;
+        let from = (low - self.first_index()) as usize;
+        self.entries.range(from..from + (high - low) as usize).map(|logged| &logged.entry).take_while(move |entry| {
+            let first = bytes == 0;
+            bytes += (entry.data.len() + entry.context.len() + 24) as u64;
+            first || bytes <= bytes_max
+        })
+    }
+
+    /// Takes in entries that are not durable yet. Whatever stands at or above the first one's index is replaced.
+    pub fn append(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first().map(|entry| entry.index) else { return };
+        self.truncate_from(first);
+        for entry in entries {
+            let meaning = codec::meaning(&entry);
+            match &meaning {
+                Meaning::Membership(change) => {
+                    let before = self.newest_membership();
+                    self.changes.insert(entry.index, change.after(before, entry.point()));
+                }
+                Meaning::Command(command) => {
+                    if let Command::BeginFencing { node, incarnation, .. } = command.command {
+                        self.fencings.entry((node, incarnation)).or_default().push(entry.point());
+                    }
+                }
+                Meaning::Settle | Meaning::Unreadable(_) => {}
+            }
+            self.entries.push_back(Logged { entry, meaning });
+        }
+    }
+
+    fn truncate_from(&mut self, index: u64) {
+        let keep = index.saturating_sub(self.first_index()) as usize;
+        if keep >= self.entries.len() {
+            return;
+        }
+        self.entries.truncate(keep);
+        self.durable = self.durable.min(self.last().index);
+        self.changes.split_off(&index);
+        // A truncated entry lifts the refusal.
+        self.fencings.retain(|_, places| {
+            places.retain(|place| place.index < index);
+            !places.is_empty()
+        });
+    }
+
+    /// Everything up to `index` at `term` is durable; nothing if it has been replaced meanwhile.
+    pub fn persisted(&mut self, point: LogPoint) {
+        if self.term(point.index) == Some(point.term) {
+            self.durable = self.durable.max(point.index);
+        }
+    }
+
+    /// The membership by the newest configuration entry in the log, or beneath it.
+    pub fn newest_membership(&self) -> &Membership {
+        self.changes.last_key_value().map_or(&self.membership, |(_, membership)| membership)
+    }
+
+    /// Whether a configuration entry waits to be applied.
+    pub fn has_unapplied_change(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Where an unapplied `BeginFencing` of this incarnation stands, oldest first.
+    pub fn fencing(&self, node: NodeId, incarnation: Incarnation) -> Option<LogPoint> {
+        self.fencings.get(&(node, incarnation)).and_then(|places| places.first()).copied()
+    }
+
+    /// The entry at `index` was applied: the state speaks for it from here on.
+    pub fn applied(&mut self, index: u64, membership: Option<Membership>) {
+        if let Some(membership) = membership {
+            self.changes.remove(&index);
+            self.membership = membership;
+        }
+        if let Some(Meaning::Command(entry)) = self.meaning(index)
+            && let Command::BeginFencing { node, incarnation, .. } = entry.command
+        {
+            self.fencings.remove(&(node, incarnation));
+        }
+    }
+
+    /// The log starts anew behind a snapshot of the leader's.
+    pub fn restore(&mut self, snapshot: SnapshotMeta, membership: Membership) {
+        self.below = snapshot.point();
+        self.entries.clear();
+        self.durable = self.below.index;
+        self.changes.clear();
+        self.fencings.clear();
+        self.membership = membership;
+        self.snapshot = Some(snapshot);
+    }
+
+    /// A snapshot of our own state is saved; keeps `keep` entries below it for members that lag.
+    pub fn compact(&mut self, snapshot: SnapshotMeta, keep: u64) -> u64 {
+        let through = snapshot.index.saturating_sub(keep).max(self.below.index);
+        if let Some(term) = self.term(through) {
+            self.entries.drain(..(through - self.below.index) as usize);
+            self.below = LogPoint { index: through, term };
+        }
+        self.snapshot = Some(snapshot);
+        self.below.index
+    }
+
+    fn at(&self, index: u64) -> Option<&Logged> {
+        index.checked_sub(self.first_index()).and_then(|offset| self.entries.get(offset as usize))
+    }
+}

@@ -1,0 +1,88 @@
+//! When to take a snapshot, and how one that arrived becomes the state.
+//! In: applied indexes, what the store says. Out: `BuildSnapshot`, `Compact`, `Installed`.
+//! Absent: bodies; the shell encodes, saves and carries them.
+
+use cluster::{MemberId, Revision, State};
+use record::{LogPoint, SnapshotMeta};
+
+use crate::codec;
+use crate::message::RaftMessage;
+use crate::{Effect, Halt, KEEP_BELOW_SNAPSHOT, Replica};
+
+pub struct Snapshots {
+    every: u64,
+    building: bool,
+    /// Entries up to here make no new one: the last attempt failed.
+    not_before: u64,
+    arrived: Option<State>,
+    /// A snapshot of the leader's being written: the number of the write, and its index.
+    installing: Option<(u64, u64)>,
+}
+
+impl Snapshots {
+    pub fn new(every: u64) -> Snapshots {
+        Snapshots { every: every.max(1), building: false, not_before: 0, arrived: None, installing: None }
+    }
+
+    pub fn failed(&mut self) {
+        self.building = false;
+        self.not_before += self.every;
+    }
+
+    /// The index that may be told to Raft as applied, once its snapshot is durable.
+    pub fn installed(&mut self, persisted: u64) -> Option<u64> {
+        self.installing.take_if(|(number, _)| *number <= persisted).map(|(_, index)| index)
+    }
+}
+
+impl Replica {
+    pub(crate) fn snapshot_arrived(&mut self, from: MemberId, message: RaftMessage, state: State) {
+        let fits = message.snapshot.as_ref().is_some_and(|meta| {
+            state.revision().0 == meta.index
+                && codec::decode_membership(&meta.membership).as_ref() == Some(state.membership())
+        });
+        if message.from != from || message.to != self.id || !fits {
+            return;
+        }
+        self.snapshots.arrived = Some(state);
+        self.consensus.step(message);
+    }
+
+    /// Raft took the snapshot: the state jumps.
+    pub(crate) fn install(&mut self, number: u64, meta: SnapshotMeta) {
+        let Some(state) = self.snapshots.arrived.take().filter(|state| state.revision().0 == meta.index) else {
+            let error = "raft took a snapshot whose body never came".into();
+            return self.halt(Halt::Unreadable { index: meta.index, error });
+        };
+        self.snapshots.installing = Some((number, meta.index));
+        self.leases.restored(self.now, &state);
+        self.machine.restore(state);
+        self.membership_since = self.now;
+        self.effects.push(Effect::Installed { revision: Revision(meta.index) });
+    }
+
+    pub(crate) fn maybe_snapshot(&mut self) {
+        let tail = self.consensus.tail();
+        let last = tail.snapshot().map_or(0, |meta| meta.index);
+        let applied = self.machine.applied();
+        let due = applied >= (last + self.snapshots.every).max(self.snapshots.not_before);
+        let (Some(state), Some(term)) = (self.machine.state(), tail.term(applied)) else { return };
+        if due && !self.snapshots.building && self.snapshots.installing.is_none() {
+            self.snapshots.building = true;
+            self.snapshots.not_before = applied;
+            let membership = codec::encode_membership(&tail.membership);
+            let point = LogPoint { index: applied, term };
+            self.effects.push(Effect::BuildSnapshot { point, membership, state: state.clone() });
+        }
+    }
+
+    pub(crate) fn snapshot_saved(&mut self, meta: SnapshotMeta) {
+        self.snapshots.building = false;
+        let newer = self.consensus.tail().snapshot().is_none_or(|known| known.index < meta.index);
+        if newer && meta.index <= self.machine.applied() {
+            let keep = KEEP_BELOW_SNAPSHOT.min(self.snapshots.every);
+            let through = self.consensus.tail_mut().compact(meta, keep);
+            self.effects.push(Effect::Compact { through });
+        }
+    }
+}
