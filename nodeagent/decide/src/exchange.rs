@@ -28,17 +28,28 @@ pub enum Input {
     /// A voter answered a heartbeat.
     Reply(HeartbeatReply),
     /// A session with the leader is open.
-    LeaderConnected { member: MemberId },
+    LeaderConnected {
+        member: MemberId,
+    },
     LeaderLost,
     FromLeader(ToAgent),
     /// Every record up to `sequence` survives a loss of power.
-    JournalDurable { sequence: u64 },
+    JournalDurable {
+        sequence: u64,
+    },
     /// What the guard's slot holds; wanted at the start and after every change.
     Guard(GuardSays),
     /// Answers `Effect::Look` of that number.
-    Found { ask: u64, workloads: Vec<Workload> },
+    Found {
+        ask: u64,
+        workloads: Vec<Workload>,
+    },
     /// A fact about one epoch of one container.
-    Happened { container: ContainerId, epoch: Epoch, what: Happened },
+    Happened {
+        container: ContainerId,
+        epoch: Epoch,
+        what: Happened,
+    },
     /// The runtimes or the room of the node changed; told at the next registration.
     Facts(Box<NodeFacts>),
     /// Leave gracefully: stop everything, latch, say so. There is no way back.
@@ -51,17 +62,27 @@ pub enum Happened {
     /// Its claim is written and its first task runs.
     Started,
     /// It could not be started; what was done so far may be left behind.
-    StartFailed { reason: Arc<str> },
+    StartFailed {
+        reason: Arc<str>,
+    },
     /// The claim in its private area is higher, another's at the same epoch, or unreadable.
-    ClaimRefused { reason: Arc<str> },
+    ClaimRefused {
+        reason: Arc<str>,
+    },
     /// Its first task ended by itself; the rest may be left behind.
-    Exited { exit: Exit },
+    Exited {
+        exit: Exit,
+    },
     /// No task of it is left, its areas are unmounted, its network is gone.
     Stopped,
-    StopFailed { reason: Arc<str> },
+    StopFailed {
+        reason: Arc<str>,
+    },
     /// Room, template and storage are there; its private area is not mounted *(10)*.
     Prepared,
-    CannotPrepare { reason: Arc<str> },
+    CannotPrepare {
+        reason: Arc<str>,
+    },
 }
 
 /// One epoch of one container as the control groups and the mount table show it.
@@ -83,12 +104,14 @@ pub enum Shape {
     Remains,
 }
 
-/// What the guard's slot holds.
+/// What the guard's slot holds of the newest incarnation in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuardSays {
-    /// The incarnation the slot is about.
+    /// 0 = none was ever opened on this boot.
     pub incarnation: Incarnation,
     pub deadline: Option<Moment>,
+    /// L in force: no deadline further away is taken.
+    pub lease: Span,
     /// K in force.
     pub kill: Span,
     /// The incarnation is latched: no deadline will be taken for it again.
@@ -116,17 +139,18 @@ pub enum Effect {
         sequence: u64,
         record: Record,
     },
-    /// Put into the guard's slot. `None`: the incarnation holds no lease and runs nothing that would need one.
+    /// Put into the guard's slot. `None` opens the incarnation there: it holds no lease yet and runs nothing.
     Deadline {
         incarnation: Incarnation,
         at: Option<Moment>,
     },
-    /// Put K into the guard's slot.
-    KillWithin {
-        incarnation: Incarnation,
+    /// Put L and K into the guard's slot: the furthest deadline it takes, and how long an end may take.
+    GuardTerms {
+        lease: Span,
         kill: Span,
     },
-    /// Latch the incarnation in the guard's slot; the guard ends its `stop` tree and records that.
+    /// Latch the incarnation in the guard's slot, opening it there if need be; the guard ends its `stop` tree and
+    /// records that.
     Latch {
         incarnation: Incarnation,
     },

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use cluster::{BootId, ContainerId, End, Epoch, Generation, Incarnation, LeaseTerms, OnQuorumLoss, Proof, Revision, Span};
+use cluster::{
+    BootId, ContainerId, End, Epoch, Generation, Incarnation, LeaseTerms, OnQuorumLoss, Proof, Revision, Span,
+};
 use serde::{Deserialize, Serialize};
 
 /// The sum of all records.
@@ -61,16 +63,45 @@ pub struct Begun {
 #[serde(rename_all = "kebab-case")]
 pub enum Record {
     /// A registration was answered.
-    Registered { generation: Generation, incarnation: Incarnation, boot: BootId, terms: LeaseTerms, revision: Revision },
-    /// The state names an incarnation as ours that this journal does not know: latched from the first.
-    Adopted { incarnation: Incarnation, boot: BootId },
-    Latched { incarnation: Incarnation },
-    Over { incarnation: Incarnation, proof: Option<Proof> },
-    Terms { terms: LeaseTerms },
-    Seen { revision: Revision },
-    Begun { container: ContainerId, epoch: Epoch, begun: Begun },
-    Ran { container: ContainerId, epoch: Epoch },
-    Closed { container: ContainerId, epoch: Epoch, end: End },
+    Registered {
+        generation: Generation,
+        incarnation: Incarnation,
+        boot: BootId,
+        terms: LeaseTerms,
+        revision: Revision,
+    },
+    /// The state names an incarnation as ours that this journal does not know: over from the first, and not ours to prove.
+    Adopted {
+        incarnation: Incarnation,
+        boot: BootId,
+    },
+    Latched {
+        incarnation: Incarnation,
+    },
+    Over {
+        incarnation: Incarnation,
+        proof: Option<Proof>,
+    },
+    Terms {
+        terms: LeaseTerms,
+    },
+    Seen {
+        revision: Revision,
+    },
+    Begun {
+        container: ContainerId,
+        epoch: Epoch,
+        begun: Begun,
+    },
+    Ran {
+        container: ContainerId,
+        epoch: Epoch,
+    },
+    Closed {
+        container: ContainerId,
+        epoch: Epoch,
+        end: End,
+    },
 }
 
 impl Journal {
@@ -103,7 +134,7 @@ impl Journal {
             Record::Adopted { incarnation, boot } => {
                 self.incarnation = *incarnation;
                 self.boot = *boot;
-                self.life = Life::Latched;
+                self.life = Life::Over(None);
             }
             Record::Latched { incarnation } => {
                 if *incarnation == self.incarnation && self.life == Life::Current {

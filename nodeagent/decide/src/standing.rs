@@ -1,0 +1,399 @@
+//! Which incarnation the node is, and whether it may go on. In: the guard's word, what runs, the members' answers. Out: a
+//! latch before anything terminal is said, registrations that name what they end, with proof that nothing is left.
+//! Source: safety.md, "Quorum leases" 6 and 7. Absent: refusals of heartbeats; only the leader's applied state and
+//! one's own lease end an incarnation *(b11)*.
+
+use cluster::agent::ToLeader;
+use cluster::command::Registration;
+use cluster::{End, Exit, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, OnQuorumLoss, Proof, Revision, Span};
+
+use crate::actual::{Key, Phase, Work};
+use crate::agent::Agent;
+use crate::exchange::{Effect, GuardSays, Shape, Workload};
+use crate::journal::{Life, Record};
+use crate::lease::Lease;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Standing {
+    /// Has not looked around, or has not heard from the guard.
+    Waking,
+    /// The journal's incarnation is current, its registration durable with record `registered`.
+    Serving { registered: u64 },
+    /// Latched; waits until nothing of it is left.
+    Ending(Ending),
+    /// Nothing of the last incarnation is left; asks for the next, again at the given time.
+    Registering { again: Moment },
+    /// Left gracefully; says so until the leader knows. `None` = it knows.
+    Left { again: Option<Moment> },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// `keep` workloads go as well.
+    pub everything: bool,
+    /// The latch is durable with this record.
+    latched: u64,
+    /// The guard's record of this incarnation's end is awaited.
+    guard: Option<Incarnation>,
+    /// The look that is to show that nothing is left.
+    look: Option<u64>,
+    /// The end is durable with this record.
+    over: Option<u64>,
+}
+
+/// How long an unanswered registration, or an unanswered word that one has left, waits before it is repeated.
+const UNANSWERED: Span = Span::millis(1_000);
+
+impl Agent {
+    /// Ends the incarnation as soon as its lease is over or its guard latched it.
+    pub(crate) fn watch(&mut self, now: Moment) {
+        if !matches!(self.standing, Standing::Serving { .. }) {
+            return;
+        }
+        if self.lease.is_over(now) {
+            self.end("its lease is over", false);
+        } else if self.guard.is_some_and(|guard| guard.incarnation == self.journal.incarnation && guard.latched) {
+            self.end("its guard latched it", false);
+        }
+    }
+
+    pub(crate) fn hear_guard(&mut self, says: GuardSays) {
+        let before = self.guard.replace(says);
+        let incarnation = self.journal.incarnation;
+        let held = before.is_some_and(|before| before.incarnation == incarnation);
+        if matches!(self.standing, Standing::Serving { .. }) && held && says.incarnation != incarnation {
+            self.end("its guard lost it", false);
+        }
+        if before.is_none_or(|before| before.alive) && !says.alive {
+            self.say("guard: alive -> gone; no heartbeat and no start without it".to_owned());
+        }
+    }
+
+    /// The leader's state knows `incarnation` as over: nothing of it may stay, `keep` or not.
+    pub(crate) fn void(&mut self, incarnation: Incarnation) {
+        if incarnation != self.journal.incarnation {
+            return;
+        }
+        match &mut self.standing {
+            Standing::Serving { .. } => self.end("the leader knows it as over", true),
+            Standing::Left { again: again @ Some(_) } => {
+                *again = None;
+                self.out.push(Effect::Farewell);
+                self.say(format!("left: the leader knows {incarnation} as over"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn leave(&mut self) {
+        if std::mem::replace(&mut self.leaving, true) {
+            return;
+        }
+        self.say(format!("leaving: {} ends everything it runs", self.journal.incarnation));
+        if let Standing::Ending(ending) = &mut self.standing {
+            ending.everything = true;
+        }
+    }
+
+    /// From serving to ending. Latches on disk and in the guard's slot; nothing starts from here on, no heartbeat leaves,
+    /// and no order of the incarnation counts any more. Only the lease's end is proven by it, so `keep` workloads stay
+    /// unless `everything` must go.
+    fn end(&mut self, reason: &str, everything: bool) {
+        let incarnation = self.journal.incarnation;
+        self.say(format!("{incarnation}: serving -> ending, {reason}"));
+        if self.journal.life == Life::Current {
+            self.write(Record::Latched { incarnation });
+        }
+        self.begin_ending(everything || self.leaving, Some(incarnation));
+    }
+
+    fn begin_ending(&mut self, everything: bool, guard: Option<Incarnation>) {
+        if let Some(incarnation) = guard {
+            self.out.push(Effect::Latch { incarnation });
+        }
+        self.desired.clear();
+        self.drop_preparations();
+        self.lease = Lease::none(self.terms.named.lease);
+        for key in self.actual.keys_where(|_, work| matches!(work.phase, Phase::Beginning { .. })) {
+            self.close(key, End::Stopped);
+        }
+        self.standing = Standing::Ending(Ending { everything, latched: self.written, guard, look: None, over: None });
+    }
+
+    /// Takes every step of waking, ending and registering that is possible now.
+    pub(crate) fn advance_standing(&mut self, now: Moment) {
+        if self.asked == 0 {
+            self.look();
+        }
+        if let (Standing::Waking, Some(guard), 1..) = (&self.standing, self.guard, self.seen) {
+            self.wake_up(guard);
+        }
+        if self.leaving && matches!(self.standing, Standing::Serving { .. }) && self.actual.is_empty() {
+            self.end("everything is stopped", true);
+        }
+        self.advance_ending(now);
+        if self.leaving && matches!(self.standing, Standing::Registering { .. }) {
+            self.depart(now);
+        }
+    }
+
+    /// Decides, once, what the journal's incarnation is worth: same boot, not latched and known to the guard, it goes on
+    /// and keeps what runs; otherwise it ends.
+    fn wake_up(&mut self, guard: GuardSays) {
+        let incarnation = self.journal.incarnation;
+        let ours = self.is_same_boot() && incarnation != Incarnation(0) && guard.incarnation <= incarnation;
+        let unfinished = (guard.incarnation != Incarnation(0) && !guard.ended).then_some(guard.incarnation);
+        match (&self.journal.life, ours) {
+            (Life::Current, true) if guard.incarnation == incarnation => {
+                self.say(format!("{incarnation}: waking -> serving, same boot"));
+                self.standing = Standing::Serving { registered: 0 };
+                self.lease = Lease::recalled(self.terms.named.lease, guard.deadline);
+                self.terms.recall(&guard);
+            }
+            (Life::Current, true) if self.actual.is_empty() => self.serve(0),
+            (Life::Current | Life::Latched, true) => self.end("it was ending, or its guard does not know it", false),
+            (Life::Over(_), true) => self.begin_ending(false, unfinished),
+            (life, false) => {
+                if !matches!(life, Life::Over(_)) {
+                    self.say(format!("{incarnation}: over with the boot it belonged to"));
+                    self.write(Record::Over { incarnation, proof: None });
+                }
+                self.begin_ending(false, unfinished);
+            }
+        }
+    }
+
+    pub(crate) fn is_same_boot(&self) -> bool {
+        self.journal.boot == self.config.boot
+    }
+
+    /// Opens the journal's incarnation in the guard's slot; heartbeats begin when it stands there.
+    fn serve(&mut self, registered: u64) {
+        self.standing = Standing::Serving { registered };
+        self.lease = Lease::none(self.terms.named.lease);
+        self.out.push(Effect::Deadline { incarnation: self.journal.incarnation, at: None });
+    }
+
+    /// Step by step, each only after the one before: the latch is durable; the guard's record is there; every hand has
+    /// confirmed its stop; a fresh look shows nothing that would have to go; the end is durable.
+    fn advance_ending(&mut self, now: Moment) {
+        let Standing::Ending(ending) = self.standing.clone() else { return };
+        let everything = ending.everything;
+        if everything {
+            self.stop_all(now, |_, work| work.policy == OnQuorumLoss::Keep);
+        }
+        let guarded =
+            |of: Incarnation| self.guard.is_some_and(|guard| guard.incarnation >= of && guard.latched && guard.ended);
+        if self.durable < ending.latched || !ending.guard.is_none_or(guarded) {
+            return;
+        }
+        self.stop_all(now, |_, work| everything || work.policy == OnQuorumLoss::Stop);
+        if self.actual.iter().any(|(_, work)| work.must_go(everything)) {
+            self.note_ending(|ending| ending.look = None);
+            return;
+        }
+        let Some(look) = ending.look else {
+            let look = self.look();
+            return self.note_ending(|ending| ending.look = Some(look));
+        };
+        if self.seen < look {
+            return;
+        }
+        let over = match (ending.over, &self.journal.life) {
+            (Some(over), _) => over,
+            (None, Life::Over(_)) => self.written,
+            (None, _) => {
+                let proof = if self.leaving && everything { Proof::Left } else { Proof::Guard };
+                self.write(Record::Over { incarnation: self.journal.incarnation, proof: Some(proof) })
+            }
+        };
+        self.note_ending(|ending| ending.over = Some(over));
+        if self.durable >= over {
+            self.say(format!("{}: ending -> registering anew, nothing of it is left", self.journal.incarnation));
+            self.standing = Standing::Registering { again: now };
+        }
+    }
+
+    fn note_ending(&mut self, note: impl FnOnce(&mut Ending)) {
+        if let Standing::Ending(ending) = &mut self.standing {
+            note(ending);
+        }
+    }
+
+    fn look(&mut self) -> u64 {
+        self.asked += 1;
+        self.out.push(Effect::Look { ask: self.asked });
+        self.asked
+    }
+
+    /// What the control groups and the mount table show. At the first look what was begun and lives is adopted, and what
+    /// was begun and is gone is closed; whatever else is there, then or later, has to go.
+    pub(crate) fn found(&mut self, now: Moment, ask: u64, workloads: &[Workload]) {
+        if ask <= self.seen || ask > self.asked {
+            return;
+        }
+        self.seen = ask;
+        let waking = matches!(self.standing, Standing::Waking);
+        for workload in workloads {
+            let key = (workload.container, workload.epoch);
+            if self.actual.get(key).is_some() {
+                continue;
+            }
+            if waking && self.may_adopt(workload) {
+                self.adopt(now, workload);
+            } else {
+                self.say(format!("{} {} is here and has to go", workload.container, workload.epoch));
+                self.clear_away(key, workload);
+            }
+        }
+        if waking {
+            self.close_what_is_gone();
+        }
+    }
+
+    /// Begun by this node on this boot, still of the current incarnation or `keep`, not closed, and alive.
+    fn may_adopt(&self, workload: &Workload) -> bool {
+        let current = workload.incarnation == self.journal.incarnation && self.journal.life == Life::Current;
+        workload.shape == Shape::Alive
+            && self.is_same_boot()
+            && (current || workload.policy == OnQuorumLoss::Keep)
+            && self.journal.begun(workload.container, workload.epoch).is_some()
+            && !self.journal.is_closed(workload.container, workload.epoch)
+    }
+
+    fn adopt(&mut self, now: Moment, workload: &Workload) {
+        let key @ (container, epoch) = (workload.container, workload.epoch);
+        let Some(begun) = self.journal.begun(container, epoch).copied() else { return };
+        let work = Work {
+            incarnation: workload.incarnation,
+            policy: workload.policy,
+            stop_grace: begun.stop_grace,
+            phase: Phase::Starting,
+        };
+        self.actual.insert(key, work);
+        self.run(now, key);
+    }
+
+    fn clear_away(&mut self, key: Key, workload: &Workload) {
+        let end = match self.journal.begun(key.0, key.1) {
+            Some(_) => End::Exited(Exit::Unknown),
+            None => End::Stopped,
+        };
+        let work = Work {
+            incarnation: workload.incarnation,
+            policy: workload.policy,
+            stop_grace: Span::ZERO,
+            phase: Phase::Stopping { end, again: None },
+        };
+        self.actual.insert(key, work);
+        self.out.push(Effect::Stop { container: key.0, epoch: key.1, grace: Span::ZERO });
+    }
+
+    /// Nobody saw their end; they never start again under their epoch.
+    fn close_what_is_gone(&mut self) {
+        let begun: Vec<_> = self
+            .journal
+            .begun
+            .iter()
+            .flat_map(|(container, epochs)| epochs.iter().map(|(epoch, begun)| ((*container, *epoch), *begun)))
+            .filter(|(key, _)| self.actual.get(*key).is_none())
+            .collect();
+        for (key, begun) in begun {
+            let end = match begun.ran {
+                true => End::Exited(Exit::Unknown),
+                false => End::StartFailed { reason: "the agent ended while it was starting".into() },
+            };
+            let work = Work {
+                incarnation: begun.incarnation,
+                policy: begun.policy,
+                stop_grace: begun.stop_grace,
+                phase: Phase::Running,
+            };
+            self.actual.insert(key, work);
+            self.close(key, end);
+        }
+    }
+
+    /// Says that the incarnation is over, if that is proven, and asks for the next one.
+    pub(crate) fn register(&mut self, now: Moment) {
+        if let Some(ended) = self.ended() {
+            self.out.push(Effect::ToLeader(ended));
+        }
+        let facts = NodeFacts { terms: self.journal.terms, ..self.config.facts.clone() };
+        let registration = Registration {
+            node: self.config.node,
+            ends: self.journal.incarnation,
+            boot: self.config.boot,
+            empty: self.is_same_boot(),
+            facts,
+        };
+        self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));
+        self.standing = Standing::Registering { again: now + UNANSWERED };
+    }
+
+    fn ended(&self) -> Option<ToLeader> {
+        let Life::Over(Some(proof)) = &self.journal.life else { return None };
+        Some(ToLeader::Ended { incarnation: self.journal.incarnation, proof: proof.clone() })
+    }
+
+    /// An answer to an earlier registration, however late: only one that ends what this node ends now is taken.
+    pub(crate) fn registered(
+        &mut self,
+        now: Moment,
+        generation: Generation,
+        incarnation: Incarnation,
+        revision: Revision,
+        terms: LeaseTerms,
+    ) {
+        if !matches!(self.standing, Standing::Registering { .. }) || incarnation <= self.journal.incarnation {
+            return;
+        }
+        self.say(format!("registered: {} -> {incarnation} at {revision}", self.journal.incarnation));
+        let boot = self.config.boot;
+        let registered = self.write(Record::Registered { generation, incarnation, boot, terms, revision });
+        self.terms.begin_anew(terms);
+        self.desired.clear();
+        self.reports.begin_anew(now);
+        self.serve(registered);
+        self.session.owe_holding();
+    }
+
+    /// Asks again after a heartbeat. Where the state holds another incarnation than the one this node would end, that
+    /// one is latched here first and nothing of it may be left; who it belongs to the members tell by the boot.
+    pub(crate) fn not_registered(&mut self, now: Moment, current: Incarnation, reason: &str) {
+        if !matches!(self.standing, Standing::Registering { .. }) {
+            return;
+        }
+        self.say(format!("not registered: {reason}; the state holds {current}"));
+        self.standing = Standing::Registering { again: now + self.terms.named.heartbeat };
+        if current != self.journal.incarnation {
+            self.write(Record::Adopted { incarnation: current, boot: self.config.boot });
+            self.begin_ending(false, (current != Incarnation(0)).then_some(current));
+        }
+    }
+
+    /// From ended to left. Where nothing can be proven there is nothing to say: a reboot is seen by its boot id.
+    fn depart(&mut self, now: Moment) {
+        match self.ended() {
+            Some(_) => self.standing = Standing::Left { again: Some(now) },
+            None => {
+                self.standing = Standing::Left { again: None };
+                self.out.push(Effect::Farewell);
+            }
+        }
+    }
+
+    pub(crate) fn say_left(&mut self, now: Moment) {
+        if let Some(ended) = self.ended() {
+            self.out.push(Effect::ToLeader(ended));
+        }
+        self.standing = Standing::Left { again: Some(now + UNANSWERED) };
+    }
+}
+
+impl Work {
+    /// It stands in the way of saying that the incarnation is over.
+    fn must_go(&self, everything: bool) -> bool {
+        everything || self.policy == OnQuorumLoss::Stop || !self.is_living()
+    }
+}
