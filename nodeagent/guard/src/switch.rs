@@ -36,6 +36,9 @@ const SWEEP_NS: u64 = MILLISECOND;
 const AGENT_SILENCE_NS: u64 = 1_000 * MILLISECOND;
 /// Hardware watchdogs count in seconds.
 const PET_NS: u64 = 500 * MILLISECOND;
+/// Registration numbers begin above it.
+const PROVING: u64 = 0;
+const PROVING_RETRY_NS: u64 = 1_000 * MILLISECOND;
 
 /// Where cgroup trees are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +132,9 @@ struct Switch {
     cgroup_root: Option<PathBuf>,
     facts: u64,
     charges: [Option<Charge>; ENTRIES],
+    /// A namespace of no incarnation: no lease, so no workload; the agent proves its runtimes in it.
+    proving: Charge,
+    proving_since: u64,
     petted_at: u64,
     agent_reported_silent: bool,
 }
@@ -143,6 +149,20 @@ struct Charge {
     latch_noted: bool,
     death_noted: bool,
     latched_at: u64,
+}
+
+impl Charge {
+    fn of(incarnation: u64) -> Charge {
+        Charge {
+            incarnation,
+            tree: None,
+            inits: [None, None],
+            inherited: false,
+            latch_noted: false,
+            death_noted: false,
+            latched_at: 0,
+        }
+    }
 }
 
 struct Init {
@@ -193,7 +213,6 @@ impl Switch {
         if slot.terms_wanted().is_none() {
             slot.terms_taken(Terms { lease_ms: u32::MAX, kill_ms: config.kill_ms });
         }
-        slot.guard_begins(found);
         let mut switch = Switch {
             slot,
             config,
@@ -206,10 +225,14 @@ impl Switch {
             cgroup_root,
             facts: found,
             charges: Default::default(),
+            proving: Charge::of(PROVING),
+            proving_since: 0,
             petted_at: 0,
             agent_reported_silent: false,
         };
         switch.inherit();
+        switch.prove();
+        switch.slot.guard_begins(found);
         if switch.slot.reexec_asked() {
             switch.slot.reexec_answered(false);
         }
@@ -248,7 +271,7 @@ impl Switch {
             let Some(incarnation) = name.to_str().and_then(|name| name.strip_prefix('i')?.parse::<u64>().ok()) else {
                 continue;
             };
-            if self.slot.incarnation(incarnation).is_none() {
+            if incarnation != PROVING && self.slot.incarnation(incarnation).is_none() {
                 for branch in ["starters", "stop"] {
                     if let Ok(branch) = cgroup::Branch::open(&folder.path().join(branch)) {
                         branch.kill();
@@ -256,6 +279,20 @@ impl Switch {
                 }
                 cgroup::remove_empty(&folder.path());
             }
+        }
+    }
+
+    /// Keeps the namespace of no incarnation alive; it is the first thing an agent looks for.
+    fn prove(&mut self) {
+        let now = boottime_ns();
+        if self.proving.inits[Policy::Stop as usize].is_none() && now > self.proving_since + PROVING_RETRY_NS {
+            self.proving_since = now;
+            let mut proving = self.charge(PROVING);
+            match self.bear(&proving, Policy::Stop) {
+                Ok(init) => proving.inits[Policy::Stop as usize] = Some(init),
+                Err(error) => eprintln!("quorate-guard: ERROR namespace for proofs: {error}"),
+            }
+            self.proving = proving;
         }
     }
 
@@ -267,15 +304,7 @@ impl Switch {
                 })
                 .ok()
         });
-        Charge {
-            incarnation,
-            tree,
-            inits: [None, None],
-            inherited: false,
-            latch_noted: false,
-            death_noted: false,
-            latched_at: 0,
-        }
+        Charge { tree, ..Charge::of(incarnation) }
     }
 
     /// Looks at everything once: the boot time at which to look again.
@@ -288,6 +317,7 @@ impl Switch {
         for (index, at) in entries().enumerate() {
             wake_at = wake_at.min(self.look_at(index, at));
         }
+        self.prove();
         self.watch_agent(now);
         self.pet(now);
         if self.slot.reexec_asked() {
@@ -330,6 +360,10 @@ impl Switch {
                         (charge.latch_noted, charge.death_noted) = (false, false);
                     }
                 }
+                continue;
+            }
+            if self.proving.inits[Policy::Stop as usize].as_ref().is_some_and(|init| init.pid == pid) {
+                self.proving.inits[Policy::Stop as usize] = None;
                 continue;
             }
             for (index, at) in entries().enumerate() {
@@ -484,7 +518,9 @@ impl Switch {
         if wanted == self.slot.read(at + entry::SERVED + which) {
             return;
         }
-        let born = self.bear(index, policy);
+        let Some(charge) = self.charges[index].take() else { return };
+        let born = self.bear(&charge, policy);
+        self.charges[index] = Some(charge);
         self.slot.write(at + entry::SERVED + which, wanted);
         match born {
             Ok(init) => {
@@ -503,8 +539,7 @@ impl Switch {
     }
 
     /// Forks the init of one policy. In the child this never comes back.
-    fn bear(&mut self, index: usize, policy: Policy) -> io::Result<Init> {
-        let Some(charge) = &self.charges[index] else { return Err(io::ErrorKind::NotFound.into()) };
+    fn bear(&mut self, charge: &Charge, policy: Policy) -> io::Result<Init> {
         let run_dir = &self.config.run_dir;
         let socket = starter::socket_path(run_dir, policy, charge.incarnation);
         match fs::remove_file(&socket) {
@@ -562,6 +597,7 @@ impl Switch {
                 drop((ready, home));
                 self.watchdog = None;
                 self.charges = Default::default();
+                self.proving = Charge::of(PROVING);
                 self.scribe.let_go();
                 init::live(birth, &self.slot)
             }
@@ -583,6 +619,9 @@ impl Switch {
             Ok(status) if status.success() => {}
             Ok(status) => return refuse(&format_args!("the self-test of {} ended with {status}", program.display())),
             Err(error) => return refuse(&error),
+        }
+        if let Some(init) = &self.proving.inits[Policy::Stop as usize] {
+            let _ = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
         }
         // The arguments stay; the inits stay its children; the new life answers the request.
         let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();

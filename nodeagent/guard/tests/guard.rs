@@ -253,6 +253,16 @@ fn nothing_starts_without_a_lease() {
 }
 
 #[test]
+fn runtimes_can_be_proved_before_there_is_an_incarnation_and_nothing_else() {
+    let rig = Rig::new("proving");
+    let mut client = rig.client(Policy::Stop, 0);
+    assert_eq!(client.run(Label::default(), rig.exec("echo proof; exit 4"), PATIENCE).expect("run"), 4);
+    assert_eq!(rig.log(), "proof\n");
+    let start = Start { label: Label::default(), mode: Mode::Workload, action: rig.exec(TICKING), leaf: None };
+    assert!(matches!(client.start(start, PATIENCE), Err(StarterError::Refused { no_lease: true, .. })));
+}
+
+#[test]
 fn exits_reach_a_watcher_and_stay_until_forgotten() {
     let rig = Rig::new("exits");
     rig.incarnation(1);
