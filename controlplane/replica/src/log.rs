@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use cluster::{Command, Incarnation, Membership, NodeId};
+use cluster::{Command, Incarnation, MemberId, Membership, NodeId};
 use record::{Entry, HardState, LogPoint, SnapshotMeta};
 
 use crate::codec::{self, MembershipChange};
@@ -84,6 +84,12 @@ impl Tail {
 
     pub fn snapshot(&self) -> Option<&SnapshotMeta> {
         self.snapshot.as_ref()
+    }
+
+    /// Whether `member` is in the membership of the last snapshot.
+    pub fn snapshot_knows(&self, member: MemberId) -> bool {
+        let membership = self.snapshot.as_ref().and_then(|meta| codec::decode_membership(&meta.membership));
+        membership.is_some_and(|it| it.votes(member) || it.learners.contains(&member))
     }
 
     pub fn term(&self, index: u64) -> Option<u64> {

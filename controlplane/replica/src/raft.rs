@@ -355,10 +355,13 @@ impl Storage for Stored {
         Ok(self.0.last().index)
     }
 
-    /// Only its description: the body travels beside, in chunks.
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+    /// Only its description: the body travels beside, in chunks. Raft refuses a snapshot that does not know its
+    /// receiver; a newer one is made then (`snapshots`).
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
         match self.0.snapshot() {
-            Some(meta) if meta.index >= request_index => Ok(snapshot_into_raft(meta)),
+            Some(meta) if meta.index >= request_index && self.0.snapshot_knows(MemberId(to)) => {
+                Ok(snapshot_into_raft(meta))
+            }
             _ => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
         }
     }

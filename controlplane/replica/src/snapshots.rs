@@ -65,7 +65,9 @@ impl Replica {
         let tail = self.consensus.tail();
         let last = tail.snapshot().map_or(0, |meta| meta.index);
         let applied = self.machine.applied();
-        let due = applied >= (last + self.snapshots.every).max(self.snapshots.not_before);
+        // A newcomer can only take a snapshot that knows it.
+        let newcomer = self.leading && tail.membership.learners.iter().any(|id| !tail.snapshot_knows(*id));
+        let due = applied >= (last + self.snapshots.every).max(self.snapshots.not_before) || newcomer;
         let (Some(state), Some(term)) = (self.machine.state(), tail.term(applied)) else { return };
         if due && !self.snapshots.building && self.snapshots.installing.is_none() {
             self.snapshots.building = true;
