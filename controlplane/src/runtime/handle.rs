@@ -1,0 +1,239 @@
+//! How everybody else reaches the replica: propose, read, watch, and the streams of agents.
+//! In: calls from any task. Out: answers, and the state as last published. Cheap to clone.
+//! No lock is held across a wait; one call costs one message to the replica's thread and one answer back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
+use cluster::{Applied, Command, MemberId, NodeId, RequestId, State};
+use record::LogPoint;
+use replica::{Answer, Change, Input, Link, ProposeError, Status};
+use tokio::sync::{mpsc as streams, oneshot, watch};
+
+use crate::events::Events;
+
+/// Calls that may wait for the replica at once; beyond, new ones are refused as overload.
+const WAITING_MAX: usize = 32_768;
+
+/// What the replica's thread takes in.
+pub(super) enum Letter {
+    Fact(Input),
+    Propose { request: Option<RequestId>, command: Command, reply: Reply },
+    Read { reply: oneshot::Sender<Answer> },
+    ChangeMembership { change: Change, reply: oneshot::Sender<Answer> },
+    TransferLeader { to: Option<MemberId>, reply: oneshot::Sender<Answer> },
+    OpenHeartbeats { link: Link, out: streams::Sender<HeartbeatReply> },
+    OpenSession { link: Link, node: NodeId, out: streams::Sender<ToAgent> },
+    CloseLink { link: Link },
+    /// How far the log is durable, as of now: what a handshake must not say too low.
+    Durable { reply: oneshot::Sender<LogPoint> },
+    Stop,
+}
+
+/// Where the answer of a proposal goes.
+pub(super) enum Reply {
+    One(oneshot::Sender<Answer>),
+    /// One of many on a stream, told apart by its number.
+    Many(streams::UnboundedSender<(u64, Answer)>, u64),
+}
+
+impl Reply {
+    /// Nobody may be there to hear it any more; that is their choice.
+    pub fn send(self, answer: Answer) {
+        match self {
+            Reply::One(reply) => drop(reply.send(answer)),
+            Reply::Many(reply, number) => drop(reply.send((number, answer))),
+        }
+    }
+}
+
+/// What a member shows of itself without being asked, as of the last turn.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// `None` for a newcomer that waits for its first snapshot.
+    pub state: Option<State>,
+    pub leads: bool,
+    /// How often this member became leader: what was settled under one reign is to be settled anew under the next.
+    pub reign: u64,
+    pub leader: Option<MemberId>,
+}
+
+#[derive(Clone)]
+pub struct Handle {
+    pub id: MemberId,
+    pub events: Arc<Events>,
+    letters: mpsc::Sender<Letter>,
+    waiting: Arc<AtomicUsize>,
+    view: watch::Receiver<Arc<View>>,
+    status: watch::Receiver<Arc<Status>>,
+    links: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// The replica's thread has ended; nothing more will be answered.
+fn gone() -> ProposeError {
+    ProposeError::Lost
+}
+
+impl Handle {
+    pub(super) fn new(
+        id: MemberId,
+        events: Arc<Events>,
+        letters: mpsc::Sender<Letter>,
+        waiting: Arc<AtomicUsize>,
+        view: watch::Receiver<Arc<View>>,
+        status: watch::Receiver<Arc<Status>>,
+    ) -> Handle {
+        Handle { id, events, letters, waiting, view, status, links: Arc::default() }
+    }
+
+    /// Puts `command` into the log and waits until it is applied here.
+    /// Errs with `Lost` when the outcome is unknown: ask again with the same request id.
+    pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Applied, ProposeError> {
+        self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        self.post(Letter::Propose { request, command, reply: Reply::One(reply) });
+        applied(answer.await.map_err(|_| gone())?)
+    }
+
+    /// The same without waiting: the answer comes on `answers` under `number`.
+    pub fn submit(
+        &self,
+        request: Option<RequestId>,
+        command: Command,
+        answers: &streams::UnboundedSender<(u64, Answer)>,
+        number: u64,
+    ) -> Result<(), ProposeError> {
+        self.admit()?;
+        self.post(Letter::Propose { request, command, reply: Reply::Many(answers.clone(), number) });
+        Ok(())
+    }
+
+    /// A state at least as new as everything acknowledged anywhere before this call. Leader only.
+    pub async fn read(&self) -> Result<State, ProposeError> {
+        self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        self.post(Letter::Read { reply });
+        match answer.await.map_err(|_| gone())? {
+            Answer::State(state) => Ok(state),
+            Answer::Failed(error) => Err(error),
+            Answer::Applied(_) | Answer::Done => Err(ProposeError::Refused("not the answer to a read".into())),
+        }
+    }
+
+    /// Changes who votes; done when the joint configuration is left again.
+    pub async fn change_membership(&self, change: Change) -> Result<(), ProposeError> {
+        self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        self.post(Letter::ChangeMembership { change, reply });
+        done(answer.await.map_err(|_| gone())?)
+    }
+
+    pub async fn transfer_leader(&self, to: Option<MemberId>) -> Result<(), ProposeError> {
+        self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        self.post(Letter::TransferLeader { to, reply });
+        done(answer.await.map_err(|_| gone())?)
+    }
+
+    /// How far the log is durable, asked of the replica itself; `None` when it has ended.
+    pub async fn durable(&self) -> Option<LogPoint> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Letter::Durable { reply });
+        answer.await.ok()
+    }
+
+    /// The state as last published: everything this member acknowledged is in it.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Changes with every turn that changed anything.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// At most a tenth of a second old; anew at once when term, role or leader change.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    /// Something that happened.
+    pub fn tell(&self, fact: Input) {
+        self.post(Letter::Fact(fact));
+    }
+
+    /// A stream of heartbeats opens: answers go to `out`, and are dropped while it is full.
+    pub fn open_heartbeats(&self, out: streams::Sender<HeartbeatReply>) -> OpenLink {
+        let link = self.next_link();
+        self.post(Letter::OpenHeartbeats { link, out });
+        OpenLink { link, handle: self.clone() }
+    }
+
+    /// An agent's session opens. It ends when `out` is dropped by the replica's thread, or with the link.
+    pub fn open_session(&self, node: NodeId, out: streams::Sender<ToAgent>) -> OpenLink {
+        let link = self.next_link();
+        self.post(Letter::OpenSession { link, node, out });
+        OpenLink { link, handle: self.clone() }
+    }
+
+    pub(super) fn stop(&self) {
+        self.post(Letter::Stop);
+    }
+
+    fn next_link(&self) -> Link {
+        Link(self.links.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn admit(&self) -> Result<(), ProposeError> {
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX { Err(ProposeError::Overloaded) } else { Ok(()) }
+    }
+
+    /// A thread that has ended drops what it is sent, and with it the reply channels inside.
+    fn post(&self, letter: Letter) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.letters.send(letter).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream of an agent, known to the replica until this is dropped.
+pub struct OpenLink {
+    link: Link,
+    handle: Handle,
+}
+
+impl OpenLink {
+    pub fn heartbeat(&self, from: NodeId, heartbeat: Heartbeat) {
+        self.handle.tell(Input::Heartbeat { link: self.link, from, heartbeat });
+    }
+
+    pub fn said(&self, message: ToLeader) {
+        self.handle.tell(Input::AgentSaid { link: self.link, message });
+    }
+}
+
+impl Drop for OpenLink {
+    fn drop(&mut self) {
+        self.handle.post(Letter::CloseLink { link: self.link });
+    }
+}
+
+/// What the answer to a proposal says.
+pub fn applied(answer: Answer) -> Result<Applied, ProposeError> {
+    match answer {
+        Answer::Applied(applied) => Ok(applied),
+        Answer::Failed(error) => Err(error),
+        Answer::State(_) | Answer::Done => Err(ProposeError::Refused("not the answer to a proposal".into())),
+    }
+}
+
+fn done(answer: Answer) -> Result<(), ProposeError> {
+    match answer {
+        Answer::Done | Answer::Applied(_) => Ok(()),
+        Answer::Failed(error) => Err(error),
+        Answer::State(_) => Err(ProposeError::Refused("not the answer to a change of membership".into())),
+    }
+}

@@ -1,0 +1,21 @@
+//! The hands of a member: threads that carry out what the replica orders and bring it what happened.
+//! In: orders. Out: facts. Nothing here decides.
+//!
+//! `task` owns the replica on a thread of its own; `handle` is how everybody else reaches it. `disk` syncs, `snapshots` builds
+//! and encodes, `planning` thinks, each on its thread, so that none of them delays a heartbeat. `peers` speaks to the other
+//! members, `fencing` to whatever can end a machine.
+
+mod task;
+mod handle;
+mod disk;
+mod snapshots;
+mod planning;
+mod peers;
+pub mod wire;
+pub mod fencing;
+
+pub use disk::StoreMeter;
+pub use handle::{Handle, View};
+pub use peers::{Credentials, Hello, Unwelcome};
+pub use snapshots::Arrivals;
+pub use task::{Ended, Runtime, Seat};
