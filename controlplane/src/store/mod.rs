@@ -124,9 +124,12 @@ impl Folder {
         }
     }
 
-    /// Makes the store of a new member. Errs with `Exists` unless `open` said `Fresh`. A crash on the way leaves a
-    /// folder that is `Fresh` again.
+    /// Makes the store of a new member. Errs with `Exists` unless `open` said `Fresh`. A crash or an error on the way
+    /// leaves a folder that is `Fresh` again.
     pub fn create(&self, backend: Backend, identity: Identity) -> Result<(Box<dyn RaftDisk>, Loaded), StoreError> {
+        if exists(&self.creating())? {
+            self.abandon_creation()?;
+        }
         if exists(&self.member())? || self.quarantine()?.is_some() {
             return Err(StoreError::Exists { folder: self.path.display().to_string() });
         }

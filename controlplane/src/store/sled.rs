@@ -8,6 +8,7 @@ use super::durable::{exists, io, open_file, sync_folder};
 use ::sled::{Batch, Config, Db, Tree};
 use record::{Assembler, Damage, Found, StoreError, piece_key, pieces};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -175,10 +176,7 @@ fn guarded<T>(
 ) -> Result<T, StoreError> {
     let why = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => return Ok(value),
-        // What the kernel refuses (no space, no permission, a broken device) says nothing about what is stored.
-        Ok(Err(::sled::Error::Io(source))) if source.raw_os_error().is_some() => {
-            return Err(io(operation, folder)(source));
-        }
+        Ok(Err(::sled::Error::Io(source))) if !tells_of_damage(&source) => return Err(io(operation, folder)(source)),
         Ok(Err(error)) => error.to_string(),
         Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
             (Some(text), _) => format!("panic: {text}"),
@@ -187,4 +185,14 @@ fn guarded<T>(
         },
     };
     Err(Damage::Engine { why: format!("{operation}: {why}") }.into())
+}
+
+/// Whether an I/O error is sled's verdict on its files. What the kernel refuses (no space, no permission, a broken
+/// device, a lock that is held) says nothing about what is stored. sled repeats an earlier error without its number.
+fn tells_of_damage(error: &std::io::Error) -> bool {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData => true,
+        ErrorKind::Other => error.raw_os_error().is_none() && !error.to_string().contains("could not acquire lock"),
+        _ => false,
+    }
 }

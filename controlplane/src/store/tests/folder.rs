@@ -1,7 +1,7 @@
 //! Who may open a data folder, and what becomes of a damaged one.
 
 use super::model::{IDENTITY, Model};
-use super::{BACKENDS, Backend, Folder, OpenOutcome, create, open, ready, write};
+use super::{BACKENDS, Backend, Folder, OpenOutcome, create, open, patiently, ready, write};
 use crate::store::retire;
 use record::{Identity, StoreError};
 use std::fs;
@@ -33,7 +33,7 @@ fn another_cluster_or_another_backend_is_an_error_and_no_damage() {
     for (backend, other) in [(Backend::Sled, Backend::File), (Backend::File, Backend::Sled)] {
         let folder = TempDir::new().expect("a folder");
         drop(create(folder.path(), backend));
-        let locked = Folder::lock(folder.path()).expect("free");
+        let locked = patiently(|| Folder::lock(folder.path()));
         let foreign = locked.open(backend, Some([0xab; 16])).err().expect("another cluster").to_string();
         assert!(foreign.contains("belongs to cluster 636c7573"), "{foreign}");
         assert!(foreign.contains("was told abababab"), "{foreign}");
@@ -48,7 +48,7 @@ fn another_cluster_or_another_backend_is_an_error_and_no_damage() {
 fn a_store_is_not_made_over_another() {
     let folder = TempDir::new().expect("a folder");
     drop(create(folder.path(), Backend::File));
-    let again = Folder::lock(folder.path()).expect("free").create(Backend::File, IDENTITY);
+    let again = patiently(|| Folder::lock(folder.path())).create(Backend::File, IDENTITY);
     assert!(matches!(again.err(), Some(StoreError::Exists { .. })));
 }
 
@@ -71,7 +71,8 @@ fn a_quarantined_store_stays_so_until_it_is_retired() {
     for backend in BACKENDS {
         let folder = TempDir::new().expect("a folder");
         write(create(folder.path(), backend).as_mut(), &[5, 1], 10);
-        assert!(matches!(retire(folder.path()), Err(StoreError::NotQuarantined { .. })));
+        let early = patiently(|| Folder::lock(folder.path())).retire();
+        assert!(matches!(early, Err(StoreError::NotQuarantined { .. })));
         let guard = folder.path().join("member/guard");
         let whole = fs::read(&guard).expect("a file");
         fs::remove_file(&guard).expect("a file");
@@ -83,16 +84,16 @@ fn a_quarantined_store_stays_so_until_it_is_retired() {
         fs::write(&guard, whole).expect("a file");
         let OpenOutcome::Quarantined(second) = open(folder.path(), backend) else { panic!("it was forgotten") };
         assert_eq!(first, second);
-        let anew = Folder::lock(folder.path()).expect("free").create(backend, IDENTITY);
+        let anew = patiently(|| Folder::lock(folder.path())).create(backend, IDENTITY);
         assert!(matches!(anew.err(), Some(StoreError::Exists { .. })));
 
-        let retired = retire(folder.path()).expect("quarantined");
+        let retired = patiently(|| retire(folder.path()));
         assert_eq!(retired, folder.path().join("retired-1"));
         assert!(fs::metadata(retired.join("identity")).expect("kept").permissions().readonly());
         assert!(fs::read_to_string(retired.join("quarantined")).expect("kept").contains("guard file is gone"));
         assert!(matches!(open(folder.path(), backend), OpenOutcome::Fresh));
         let fresh = Identity { member: 8, ..IDENTITY };
-        let made = Folder::lock(folder.path()).expect("free").create(backend, fresh).expect("fresh");
+        let made = patiently(|| Folder::lock(folder.path())).create(backend, fresh).expect("fresh");
         assert_eq!(made.1.identity, fresh);
     }
 }

@@ -4,6 +4,7 @@ mod contract;
 mod crash;
 mod damage;
 mod folder;
+mod power;
 mod speed;
 /// The same legal histories that `record` is tested with.
 #[path = "../../../record/tests/it/model.rs"]
@@ -12,8 +13,9 @@ mod model;
 
 use super::{Backend, Folder, OpenOutcome, Quarantine};
 use model::{IDENTITY, Model, perform};
-use record::{Loaded, RaftDisk};
+use record::{Loaded, RaftDisk, StoreError};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const BACKENDS: [Backend; 2] = [Backend::Sled, Backend::File];
 
@@ -21,11 +23,27 @@ const BACKENDS: [Backend; 2] = [Backend::Sled, Backend::File];
 const HISTORY: &[u8] = &[5, 37, 1, 8, 5, 1, 2, 69, 5, 131, 5, 5, 1, 16, 37, 1, 2, 7, 72, 13];
 
 fn create(path: &Path, backend: Backend) -> Box<dyn RaftDisk> {
-    Folder::lock(path).expect("nobody holds it").create(backend, IDENTITY).expect("it is fresh").0
+    patiently(|| Folder::lock(path)?.create(backend, IDENTITY)).0
 }
 
 fn open(path: &Path, backend: Backend) -> OpenOutcome {
-    Folder::lock(path).expect("nobody holds it").open(backend, Some(IDENTITY.cluster)).expect("no error")
+    patiently(|| Folder::lock(path)?.open(backend, Some(IDENTITY.cluster)))
+}
+
+/// Tests share a process, and some start children: between fork and exec a child holds every lock of the others,
+/// after the owner let go of it too.
+fn patiently<T>(work: impl Fn() -> Result<T, StoreError>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match work() {
+            Ok(value) => return value,
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => {}
+            Err(StoreError::Io { operation: "open", source, .. })
+                if source.to_string().contains("could not acquire lock") && Instant::now() < deadline => {}
+            Err(other) => panic!("{other:?}"),
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn ready(path: &Path, backend: Backend) -> (Box<dyn RaftDisk>, Loaded) {
