@@ -73,23 +73,46 @@ pub struct MembershipIdentity {
 pub enum ToLeader {
     Register(Box<Registration>),
     /// Repeated until the desired set shows that they were taken.
-    Report { incarnation: Incarnation, reports: Vec<Report> },
+    Report {
+        incarnation: Incarnation,
+        reports: Vec<Report>,
+    },
     /// Terminal: the incarnation is latched and over, by a graceful leave or by the guard's record.
-    Ended { incarnation: Incarnation, proof: Proof },
-    TermsInForce { incarnation: Incarnation, terms: LeaseTerms },
+    Ended {
+        incarnation: Incarnation,
+        proof: Proof,
+    },
+    TermsInForce {
+        incarnation: Incarnation,
+        terms: LeaseTerms,
+    },
     /// Which specs the agent holds and what it acted on last.
-    Holding { incarnation: Incarnation, revision: Revision, missing: Vec<ContainerId> },
+    Holding {
+        incarnation: Incarnation,
+        revision: Revision,
+        missing: Vec<ContainerId>,
+    },
 }
 
 /// From the leader to an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToAgent {
-    Registered { generation: Generation, incarnation: Incarnation, revision: Revision, terms: LeaseTerms },
+    Registered {
+        generation: Generation,
+        incarnation: Incarnation,
+        revision: Revision,
+        terms: LeaseTerms,
+    },
     /// Ask again after a heartbeat; `current` is what the state holds, for the next compare-and-set.
-    NotRegistered { current: Incarnation, reason: Arc<str> },
+    NotRegistered {
+        current: Incarnation,
+        reason: Arc<str>,
+    },
     Desired(Arc<DesiredSet>),
     /// The state knows this incarnation as over: end everything of it, then register again.
-    Void { incarnation: Incarnation },
+    Void {
+        incarnation: Incarnation,
+    },
 }
 
 /// Everything the node should have, complete but thin. Dropped by the agent unless generation and incarnation are its

@@ -32,50 +32,148 @@ pub enum Command {
     Settle,
 
     // Members. Who votes is changed by Raft's configuration entries, not here.
-    AddMember { name: Name, peer_address: Arc<str>, api_address: Arc<str>, secret: SecretHash },
+    AddMember {
+        name: Name,
+        peer_address: Arc<str>,
+        api_address: Arc<str>,
+        secret: SecretHash,
+    },
     /// Forget a member that is no longer in the configuration. Its id stays burnt.
-    RemoveMember { member: MemberId },
-    UpdateSettings { settings: Box<SettingsChange> },
-    TripBrake { silent: u32, of: u32 },
+    RemoveMember {
+        member: MemberId,
+    },
+    UpdateSettings {
+        settings: Box<SettingsChange>,
+    },
+    TripBrake {
+        silent: u32,
+        of: u32,
+    },
     ReleaseBrake,
 
     // Nodes.
-    JoinNode { name: Name, role: Role, labels: BTreeMap<String, String>, failure_domain: Arc<str>, secret: SecretHash },
+    JoinNode {
+        name: Name,
+        role: Role,
+        labels: BTreeMap<String, String>,
+        failure_domain: Arc<str>,
+        secret: SecretHash,
+    },
     RegisterNode(Box<Registration>),
-    SetNodeRole { node: NodeId, role: Role },
-    SetNodeIntent { node: NodeId, intent: IntentOrder },
+    SetNodeRole {
+        node: NodeId,
+        role: Role,
+    },
+    SetNodeIntent {
+        node: NodeId,
+        intent: IntentOrder,
+    },
     /// The node has these terms in force, guard included.
-    AcknowledgeTerms { node: NodeId, incarnation: Incarnation, terms: LeaseTerms },
-    BeginFencing { node: NodeId, incarnation: Incarnation, cause: FenceCause },
-    RecordFenced { node: NodeId, incarnation: Incarnation, proof: Proof },
-    RemoveNode { node: NodeId },
+    AcknowledgeTerms {
+        node: NodeId,
+        incarnation: Incarnation,
+        terms: LeaseTerms,
+    },
+    BeginFencing {
+        node: NodeId,
+        incarnation: Incarnation,
+        cause: FenceCause,
+    },
+    RecordFenced {
+        node: NodeId,
+        incarnation: Incarnation,
+        proof: Proof,
+    },
+    RemoveNode {
+        node: NodeId,
+    },
 
     // Containers.
-    CreateContainer { spec: Arc<ContainerSpec>, annotations: Arc<BTreeMap<String, String>>, desired: Desired },
-    SetDesired { container: ContainerId, desired: Desired },
-    RestartContainer { container: ContainerId },
+    CreateContainer {
+        spec: Arc<ContainerSpec>,
+        annotations: Arc<BTreeMap<String, String>>,
+        desired: Desired,
+    },
+    SetDesired {
+        container: ContainerId,
+        desired: Desired,
+    },
+    RestartContainer {
+        container: ContainerId,
+    },
     /// To `target`, or to where the planner likes best other than here.
-    MoveContainer { container: ContainerId, target: Option<NodeId> },
+    MoveContainer {
+        container: ContainerId,
+        target: Option<NodeId>,
+    },
     /// `None` removes the key.
-    AnnotateContainer { container: ContainerId, changes: BTreeMap<String, Option<String>> },
-    Assign { container: ContainerId, after: Epoch, node: NodeId, incarnation: Incarnation, decision: Box<Decision> },
+    AnnotateContainer {
+        container: ContainerId,
+        changes: BTreeMap<String, Option<String>>,
+    },
+    Assign {
+        container: ContainerId,
+        after: Epoch,
+        node: NodeId,
+        incarnation: Incarnation,
+        decision: Box<Decision>,
+    },
     /// Its failure to find a place is a decision too; recorded once per reason.
-    RecordUnplaceable { container: ContainerId, decision: Box<Decision> },
+    RecordUnplaceable {
+        container: ContainerId,
+        decision: Box<Decision>,
+    },
     /// Give up on a restart: the budget is spent.
-    HoldContainer { container: ContainerId, after: Epoch, reason: Arc<str> },
-    BeginHandover { container: ContainerId, epoch: Epoch, target: NodeId, decision: Box<Decision> },
+    HoldContainer {
+        container: ContainerId,
+        after: Epoch,
+        reason: Arc<str>,
+    },
+    BeginHandover {
+        container: ContainerId,
+        epoch: Epoch,
+        target: NodeId,
+        decision: Box<Decision>,
+    },
     /// From here on nobody runs it; only forward.
-    BeginHandoff { container: ContainerId, epoch: Epoch },
-    AbortHandover { container: ContainerId, epoch: Epoch, reason: Arc<str> },
+    BeginHandoff {
+        container: ContainerId,
+        epoch: Epoch,
+    },
+    AbortHandover {
+        container: ContainerId,
+        epoch: Epoch,
+        reason: Arc<str>,
+    },
     /// The budget after `Handoff` is spent and the source may not be fenced for it.
-    BlockHandover { container: ContainerId, epoch: Epoch },
-    ReportStatus { node: NodeId, incarnation: Incarnation, reports: Vec<Report> },
+    BlockHandover {
+        container: ContainerId,
+        epoch: Epoch,
+    },
+    ReportStatus {
+        node: NodeId,
+        incarnation: Incarnation,
+        reports: Vec<Report>,
+    },
 
     // Registered objects.
-    RegisterTemplate { name: Name, version: Arc<str>, digest: Arc<str>, kind: TemplateKind, path: Arc<str> },
-    RemoveTemplate { name: Name },
-    RegisterStorage { name: Name, kind: StorageKind },
-    RemoveStorage { name: Name },
+    RegisterTemplate {
+        name: Name,
+        version: Arc<str>,
+        digest: Arc<str>,
+        kind: TemplateKind,
+        path: Arc<str>,
+    },
+    RemoveTemplate {
+        name: Name,
+    },
+    RegisterStorage {
+        name: Name,
+        kind: StorageKind,
+    },
+    RemoveStorage {
+        name: Name,
+    },
 }
 
 /// Names the incarnation it ends, so that a late duplicate changes nothing *(3)*.
@@ -125,12 +223,22 @@ pub enum Reported {
     /// As the target of a handover: room, template, storage are there; the private area is not mounted *(10)*.
     Prepared,
     /// As the target of a handover: it cannot take it.
-    CannotPrepare { reason: Arc<str> },
+    CannotPrepare {
+        reason: Arc<str>,
+    },
 }
 
 impl SettingsChange {
     pub fn settle(&self, settings: &mut Settings) {
-        let SettingsChange { terms, brake, boot_grace, handover_budget, handovers_per_node, handovers, rejoin_cordoned } = self;
+        let SettingsChange {
+            terms,
+            brake,
+            boot_grace,
+            handover_budget,
+            handovers_per_node,
+            handovers,
+            rejoin_cordoned,
+        } = self;
         if let Some(terms) = terms
             && *terms != settings.terms
         {

@@ -201,7 +201,9 @@ impl fmt::Display for Event {
             HandoverReady { name, to, epoch, .. } => write!(f, "{name} {epoch} handover: {to} is ready"),
             HandoffBegun { name, from, epoch, .. } => write!(f, "{name} {epoch} handoff: {from} stops it"),
             HandoverAborted { name, epoch, reason, .. } => write!(f, "{name} {epoch} handover aborted: {reason}"),
-            HandoverBlocked { name, on, epoch, .. } => write!(f, "{name} {epoch} handover blocked: {on} does not stop it"),
+            HandoverBlocked { name, on, epoch, .. } => {
+                write!(f, "{name} {epoch} handover blocked: {on} does not stop it")
+            }
             TemplateRegistered { name, version } => write!(f, "template {name} {version} registered"),
             TemplateRemoved { name } => write!(f, "template {name} removed"),
             StorageRegistered { name } => write!(f, "storage {name} registered"),

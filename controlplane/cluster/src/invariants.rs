@@ -2,12 +2,14 @@
 //! In: states. Out: violations, one line of text each; none is the only good answer.
 //! Run after every step of every test and, at snapshots, in production.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::model::container::{Assignment, Container, Desired, Observed, Order, Placement, Unplaced};
+use crate::model::container::{
+    AfterStop, Assignment, Container, Desired, Observed, OnQuorumLoss, Order, Placement, Unplaced,
+};
 use crate::model::fence::ReceiptScope;
-use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
+use crate::model::ids::Epoch;
 use crate::model::node::{Health, Node};
 use crate::placement::CPU_OVERCOMMIT;
 use crate::sessions::{SESSIONS, WINDOW};
@@ -91,7 +93,8 @@ fn indexes(state: &State, found: &mut Found) {
         ("storage uses", kept.storage_uses == fresh.storage_uses),
     ];
     for (index, same) in same {
-        found.unless(same, "IndexesFollow", || format!("the index of {index} differs from what follows from the state"));
+        found
+            .unless(same, "IndexesFollow", || format!("the index of {index} differs from what follows from the state"));
     }
     found.unless(fresh.container_names.len() == state.container_count(), "NamesAreUnique", || {
         "two containers share a name".into()
@@ -143,7 +146,8 @@ fn sound_container(state: &State, container: &Container, found: &mut Found) {
     match &container.placement {
         Placement::Assigned(assignment) => sound_assignment(state, container, assignment, found),
         Placement::Unplaced { reason, .. } => {
-            found.unless(container.desired != Desired::Deleted, "DeletedIsGone", || format!("{id} is deleted and free"));
+            found
+                .unless(container.desired != Desired::Deleted, "DeletedIsGone", || format!("{id} is deleted and free"));
             let stopped = *reason == Unplaced::Stopped;
             found.unless(stopped == (container.desired == Desired::Stopped), "DesiredIsDone", || {
                 format!("{id} is wanted {} and is {reason}", container.desired)
@@ -168,17 +172,17 @@ fn sound_assignment(state: &State, container: &Container, assignment: &Assignmen
     found.unless(current != awaits, "EpochOwner", || {
         format!("{id} is {:?} on {} {}, which is {:?}", assignment.order, node.id, assignment.incarnation, node.health)
     });
-    let closed = state.status(id).is_some_and(|status| {
-        status.epoch == assignment.epoch && matches!(status.observed, Observed::Closed { .. })
-    });
+    let closed = state
+        .status(id)
+        .is_some_and(|status| status.epoch == assignment.epoch && matches!(status.observed, Observed::Closed { .. }));
     found.unless(!closed, "EpochOwner", || format!("{id} is assigned under {}, which is closed", assignment.epoch));
     match assignment.order {
-        Order::Run | Order::Prepare { .. } | Order::Stop { then: crate::model::container::AfterStop::Restart } => {
+        Order::Run | Order::Prepare { .. } | Order::Stop { then: AfterStop::Restart } => {
             found.unless(container.desired == Desired::Running, "DesiredIsDone", || {
                 format!("{id} is told {:?} and wanted {}", assignment.order, container.desired)
             });
         }
-        Order::Stop { then: crate::model::container::AfterStop::Rest } => {
+        Order::Stop { then: AfterStop::Rest } => {
             found.unless(container.desired != Desired::Running, "DesiredIsDone", || {
                 format!("{id} is told to rest and wanted running")
             });
@@ -228,7 +232,9 @@ fn sound_change(before: &State, after: &State, old: &Container, new: &Container,
     found.unless(old.created == new.created, "IdsAreNew", || format!("{id} is another container now"));
     let Some(was) = old.assignment() else {
         let anew = new.assignment().is_none_or(|is| is.epoch > old.epoch);
-        found.unless(anew, "EpochMonotone", || format!("{id} was free at {} and is given out under it again", old.epoch));
+        found.unless(anew, "EpochMonotone", || {
+            format!("{id} was free at {} and is given out under it again", old.epoch)
+        });
         return;
     };
     match new.assignment() {
@@ -257,9 +263,7 @@ fn may_be_released(before: &State, after: &State, old: &Container) -> bool {
     let closed = match after.status(old.id) {
         Some(status) if status.epoch > was.epoch => true,
         Some(status) => {
-            status.epoch == was.epoch
-                && status.node == was.node
-                && matches!(status.observed, Observed::Closed { .. })
+            status.epoch == was.epoch && status.node == was.node && matches!(status.observed, Observed::Closed { .. })
         }
         None => after.container(old.id).is_none() && before.revision() < after.revision(),
     };
@@ -276,7 +280,7 @@ fn is_covered(before: &State, after: &State, was: &Assignment) -> bool {
     match &node.health {
         Health::Fenced { receipt } => {
             let whole = receipt.proof.scope() == ReceiptScope::Node;
-            whole || was.on_quorum_loss == crate::model::container::OnQuorumLoss::Stop
+            whole || was.on_quorum_loss == OnQuorumLoss::Stop
         }
         _ => false,
     }

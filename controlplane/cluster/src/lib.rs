@@ -18,6 +18,8 @@ pub mod placement;
 pub mod apply;
 pub mod planner;
 pub mod invariants;
+#[cfg(test)]
+mod story;
 
 pub use apply::{Applied, Outcome, Rejected, apply, apply_membership};
 pub use command::{Command, Entry};

@@ -175,7 +175,11 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn annotate_container(&mut self, id: ContainerId, changes: &BTreeMap<String, Option<String>>) -> Outcome {
+    pub(super) fn annotate_container(
+        &mut self,
+        id: ContainerId,
+        changes: &BTreeMap<String, Option<String>>,
+    ) -> Outcome {
         let mut container = self.container(id)?;
         let mut annotations = BTreeMap::clone(&container.annotations);
         for (key, value) in changes {
@@ -271,8 +275,7 @@ impl Step<'_> {
         if incarnation != current {
             return Err(Rejected::StaleIncarnation { node, given: incarnation, current });
         }
-        placement::feasible(self.state, container, node)
-            .map_err(|rejection| infeasible(container.id, node, &rejection))
+        placement::feasible(self.state, container, node).map_err(|rejection| infeasible(container.id, node, &rejection))
     }
 
     /// The incarnation that may be given work.
@@ -282,7 +285,13 @@ impl Step<'_> {
     }
 
     /// Gives it to `node` under the next epoch. Everything was checked.
-    pub(super) fn assign(&mut self, mut container: Container, node: NodeId, incarnation: Incarnation, decision: Decision) {
+    pub(super) fn assign(
+        &mut self,
+        mut container: Container,
+        node: NodeId,
+        incarnation: Incarnation,
+        decision: Decision,
+    ) {
         let deliberate = matches!(decision.trigger, Trigger::Created | Trigger::Moved { by_request: true });
         if deliberate || container.home.is_none() {
             container.home = Some(node);
@@ -294,7 +303,13 @@ impl Step<'_> {
     }
 
     /// The one place where an assignment is born.
-    pub(super) fn hand_to(&mut self, mut container: Container, node: NodeId, incarnation: Incarnation, trigger: Trigger) {
+    pub(super) fn hand_to(
+        &mut self,
+        mut container: Container,
+        node: NodeId,
+        incarnation: Incarnation,
+        trigger: Trigger,
+    ) {
         let epoch = container.epoch.next();
         container.epoch = epoch;
         container.placement = Placement::Assigned(Assignment {

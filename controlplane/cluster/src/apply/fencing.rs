@@ -72,9 +72,9 @@ impl Step<'_> {
                     return Err(not_proof("in class F0 the end of a lease proves nothing; confirm that it is off"));
                 }
             }
-            Health::Fenced { receipt } => {
-                let stronger = receipt.proof.scope() == ReceiptScope::Stop && proof.scope() == ReceiptScope::Node;
-                if !stronger || !self.awaits_proof(id, incarnation, proof) {
+            // A stronger proof, for what the first one did not cover.
+            Health::Fenced { .. } => {
+                if proof.scope() != ReceiptScope::Node || !self.awaits_proof(id, incarnation, proof) {
                     return Err(wrong_state(format!("{} {incarnation} is fenced already", node.name)));
                 }
             }

@@ -32,7 +32,13 @@ impl Step<'_> {
     }
 
     /// Reserves the room on `target`. Everything was checked.
-    pub(super) fn prepare(&mut self, mut container: Container, target: NodeId, incarnation: Incarnation, why: Decision) {
+    pub(super) fn prepare(
+        &mut self,
+        mut container: Container,
+        target: NodeId,
+        incarnation: Incarnation,
+        why: Decision,
+    ) {
         let Placement::Assigned(assignment) = &mut container.placement else { return };
         let since = self.index;
         assignment.order = Order::Prepare { target, target_incarnation: incarnation, ready: false, since };
@@ -109,7 +115,12 @@ impl Step<'_> {
 
     /// The source has closed its epoch after `Handoff`. The target gets it at once, if it still may; what the planner
     /// decided stays the decision. Otherwise it waits for a place like any other.
-    pub(super) fn hand_over(&mut self, container: Container, target: NodeId, prepared: Incarnation) -> Result<(), Container> {
+    pub(super) fn hand_over(
+        &mut self,
+        container: Container,
+        target: NodeId,
+        prepared: Incarnation,
+    ) -> Result<(), Container> {
         let current = self.state.node(target).and_then(|node| node.up());
         if current != Some(prepared) || placement::feasible(self.state, &container, target).is_err() {
             return Err(container);

@@ -80,7 +80,9 @@ pub enum Rejected {
     NotProof { node: NodeId, problem: Arc<str> },
     #[error("{container} cannot run on {node}: {reason}")]
     Infeasible { container: ContainerId, node: NodeId, reason: Arc<str> },
-    #[error("the request is older than what is remembered of its session; ask for the object's state, then begin a new session")]
+    #[error(
+        "the request is older than what is remembered of its session; ask for the object's state, then begin a new session"
+    )]
     RequestExpired,
 }
 

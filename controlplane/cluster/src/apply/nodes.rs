@@ -112,7 +112,8 @@ impl Step<'_> {
             (IntentOrder::Drain, _) => Intent::Draining { since },
             (IntentOrder::Maintenance, intent @ Intent::Maintenance { .. }) => intent,
             (IntentOrder::Maintenance, _) if self.state.claim_count(id) > 0 => {
-                let problem = format!("{} still has {} containers; drain it first", node.name, self.state.claim_count(id));
+                let problem =
+                    format!("{} still has {} containers; drain it first", node.name, self.state.claim_count(id));
                 return Err(wrong_state(problem));
             }
             (IntentOrder::Maintenance, _) => Intent::Maintenance { since },

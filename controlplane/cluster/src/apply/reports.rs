@@ -43,7 +43,8 @@ impl Step<'_> {
         }
         match self.state.container(report.container) {
             Some(container) if report.epoch > container.epoch => {
-                let problem = format!("{} {} lies in the future of {}", report.container, report.epoch, container.epoch);
+                let problem =
+                    format!("{} {} lies in the future of {}", report.container, report.epoch, container.epoch);
                 Err(invalid("reports.epoch", problem))
             }
             _ => Ok(()),

@@ -80,7 +80,10 @@ fn command(command: &[Box<str>]) -> Result<(), Rejected> {
 
 fn environment(environment: &BTreeMap<String, String>) -> Result<(), Rejected> {
     if environment.len() > ITEMS_MAX {
-        return Err(invalid("environment", format!("{} variables; at most {ITEMS_MAX} are allowed", environment.len())));
+        return Err(invalid(
+            "environment",
+            format!("{} variables; at most {ITEMS_MAX} are allowed", environment.len()),
+        ));
     }
     for (key, value) in environment {
         if key.is_empty() || key.contains(['=', '\0']) {
@@ -184,9 +187,9 @@ pub(super) fn address(field: &'static str, address: &str) -> Result<(), Rejected
 /// A digest as registries write it, or none.
 pub(super) fn digest(digest: &str) -> Result<(), Rejected> {
     let sound = digest.is_empty()
-        || digest.strip_prefix("sha256:").is_some_and(|hex| {
-            hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
+        || digest
+            .strip_prefix("sha256:")
+            .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
     if sound { Ok(()) } else { Err(invalid("digest", format!("{digest:?} is not sha256: and 64 hexadecimal digits"))) }
 }
 
@@ -254,7 +257,9 @@ fn line(field: &'static str, text: &str, bytes_max: usize) -> Result<(), Rejecte
     if text.len() > bytes_max {
         return Err(invalid(field, format!("{} bytes; at most {bytes_max} are allowed", text.len())));
     }
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     match text.chars().find(|c| hidden(*c)) {
         Some(bad) => Err(invalid(field, format!("{bad:?} is not allowed"))),
         None => Ok(()),

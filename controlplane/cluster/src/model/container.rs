@@ -138,15 +138,31 @@ pub struct Assignment {
 pub enum Order {
     Run,
     /// Stop, unmount, close the epoch, report.
-    Stop { then: AfterStop },
+    Stop {
+        then: AfterStop,
+    },
     /// Runs on while `target` gets ready to take it.
-    Prepare { target: NodeId, target_incarnation: Incarnation, ready: bool, since: Revision },
+    Prepare {
+        target: NodeId,
+        target_incarnation: Incarnation,
+        ready: bool,
+        since: Revision,
+    },
     /// Nobody runs it from here on; only forward.
-    Handoff { target: NodeId, target_incarnation: Incarnation, since: Revision },
+    Handoff {
+        target: NodeId,
+        target_incarnation: Incarnation,
+        since: Revision,
+    },
     /// The handover budget is spent and the source could not be made to stop: a fence or an operator decides.
-    Blocked { target: NodeId, since: Revision },
+    Blocked {
+        target: NodeId,
+        since: Revision,
+    },
     /// The node is fenced for `stop` containers only; this one may still run there *(keep)*.
-    AwaitingReceipt { since: Revision },
+    AwaitingReceipt {
+        since: Revision,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -225,7 +241,9 @@ pub enum Observed {
     Running,
     Stopping,
     /// The epoch is closed: no task left, unmounted, never started again under it.
-    Closed { end: End },
+    Closed {
+        end: End,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -36,10 +36,16 @@ pub enum Trigger {
     Created,
     Started,
     /// The place it had was fenced.
-    Failover { from: NodeId },
+    Failover {
+        from: NodeId,
+    },
     Restart,
-    Moved { by_request: bool },
-    Drain { from: NodeId },
+    Moved {
+        by_request: bool,
+    },
+    Drain {
+        from: NodeId,
+    },
     /// Room or a node turned up for one that had no place.
     Retry,
 }

@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn names_that_could_become_something_else_are_refused() {
-        for bad in ["", "../x", "-rf", "a-", "a\n", "a b", "A", "ä", "a\u{202e}b", "$(id)", "a/b", "a\0", &"x".repeat(64)] {
+        for bad in
+            ["", "../x", "-rf", "a-", "a\n", "a b", "A", "ä", "a\u{202e}b", "$(id)", "a/b", "a\0", &"x".repeat(64)]
+        {
             assert!(Name::new(bad).is_err(), "{bad:?} was taken");
         }
         for good in ["a", "web-1", "0", &"x".repeat(63)] {

@@ -66,7 +66,11 @@ impl Membership {
             values.get(voters.len() / 2).copied()
         };
         let incoming = of(&self.voters)?;
-        if self.outgoing.is_empty() { Some(incoming) } else { of(&self.outgoing).map(|outgoing| outgoing.min(incoming)) }
+        if self.outgoing.is_empty() {
+            Some(incoming)
+        } else {
+            of(&self.outgoing).map(|outgoing| outgoing.min(incoming))
+        }
     }
 }
 

@@ -83,13 +83,23 @@ pub enum Rejection {
     /// The leader's own view: silent. Planner only; never in `apply`.
     Suspect,
     NotPossibleOwner,
-    TemplateUnknown { template: Name },
-    StorageUnknown { storage: Name },
+    TemplateUnknown {
+        template: Name,
+    },
+    StorageUnknown {
+        storage: Name,
+    },
     NoRuntime,
-    CpuShort { missing_millis: u64 },
-    MemoryShort { missing_bytes: u64 },
+    CpuShort {
+        missing_millis: u64,
+    },
+    MemoryShort {
+        missing_bytes: u64,
+    },
     /// Could not start it there lately.
-    StartFailedHere { reason: Arc<str> },
+    StartFailedHere {
+        reason: Arc<str>,
+    },
 }
 
 impl Rejection {

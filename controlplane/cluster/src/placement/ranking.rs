@@ -28,8 +28,7 @@ pub struct Ranking {
 
 impl Ranking {
     pub fn of(state: &State, container: &Container, exclude: Option<NodeId>, suspects: &BTreeSet<NodeId>) -> Ranking {
-        let mut ranking =
-            Ranking { verdicts: BTreeMap::new(), feasible: BTreeSet::new(), rejected: BTreeMap::new() };
+        let mut ranking = Ranking { verdicts: BTreeMap::new(), feasible: BTreeSet::new(), rejected: BTreeMap::new() };
         for node in state.nodes().filter(|node| Some(node.id) != exclude) {
             ranking.judge(state, container, node.id, suspects);
         }

@@ -1,7 +1,7 @@
 //! Empties draining nodes by handover, so many at once as the settings allow, and names what has nowhere to go.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Desk;

@@ -64,9 +64,8 @@ fn is_recorded(state: &State, container: &Container, decision: &Decision) -> boo
     let (Placement::Unplaced { since, .. }, Some(recorded)) = (&container.placement, container.decision) else {
         return false;
     };
-    let same = |earlier: &Decision| {
-        earlier.chosen.is_none() && reasons(&earlier.rejections) == reasons(&decision.rejections)
-    };
+    let same =
+        |earlier: &Decision| earlier.chosen.is_none() && reasons(&earlier.rejections) == reasons(&decision.rejections);
     recorded > *since && state.decision(recorded).is_none_or(|earlier| same(earlier))
 }
 

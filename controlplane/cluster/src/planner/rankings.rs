@@ -51,9 +51,9 @@ impl Shape {
     fn of(container: &Container, state: &State) -> Shape {
         let spec = &container.spec;
         let history = match &container.placement {
-            Placement::Unplaced { reason: Unplaced::Ended { on: home, .. } | Unplaced::Moving { from: home }, .. } => {
-                History::Toward(*home)
-            }
+            Placement::Unplaced {
+                reason: Unplaced::Ended { on: home, .. } | Unplaced::Moving { from: home }, ..
+            } => History::Toward(*home),
             Placement::Unplaced { reason: Unplaced::Displaced { from }, .. } => History::AwayFrom(*from),
             _ => History::None,
         };
@@ -89,10 +89,10 @@ impl Rankings {
             self.known.clear();
         }
         let latest = self.touched.len();
-        let known = self.known.entry(shape).or_insert_with(|| Known {
-            ranking: Ranking::of(state, container, None, suspects),
-            seen: latest,
-        });
+        let known = self
+            .known
+            .entry(shape)
+            .or_insert_with(|| Known { ranking: Ranking::of(state, container, None, suspects), seen: latest });
         let changed: BTreeSet<NodeId> = self.touched[known.seen..].iter().copied().collect();
         for node in changed {
             known.ranking.refresh(state, container, node, suspects);
