@@ -13,6 +13,8 @@ mod fence;
 mod node;
 mod object;
 mod outcome;
+pub mod request;
+pub mod view;
 
 use std::fmt;
 use std::sync::Arc;

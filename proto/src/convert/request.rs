@@ -1,0 +1,449 @@
+//! What people ask for, as commands to the state.
+//! In: requests of the public API and the state their names are looked up in. Out: the request id and the command.
+//! Absent: limits on what a command may hold; `apply` has those, once, for every way in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cluster::command::{Command, IntentOrder, SettingsChange};
+use cluster::{
+    BrakeSettings, Class, Container, ContainerId, ContainerSpec, Desired, FenceCause, Health, MemberId, Name, Node,
+    NodeId, OnQuorumLoss, Profile, Proof, RequestId, Resources, RestartCondition, RestartPolicy, Role, SecretHash,
+    SessionId, Span, State, StorageKind, TemplateKind,
+};
+
+use super::command::annotations;
+use super::{ConvertError, Result, choice, name, required};
+use crate::v1;
+
+const PRIORITY: u16 = 500;
+const STOP_GRACE: Span = Span::seconds(30);
+
+/// A request that becomes one command.
+pub trait Mutation {
+    fn request_id(&self) -> &str;
+
+    /// The command, with names looked up in `state`. Whether it may be carried out is for `apply` to say.
+    fn command(self, state: &State) -> Result<Command>;
+}
+
+/// The two things a member proposes for a mutating request.
+pub fn proposal(request: impl Mutation, state: &State) -> Result<(RequestId, Command)> {
+    let id = request_id(request.request_id())?;
+    Ok((id, request.command(state)?))
+}
+
+/// A request id: the version 7 UUID of a session, `/`, a number; or a UUID alone, a session with one request.
+/// The version matters: sessions are forgotten in the order of their birth, which only version 7 tells.
+pub fn request_id(text: &str) -> Result<RequestId> {
+    const FIELD: &str = "request_id";
+    const HINT: &str = "give the version 7 UUID of your session, `/`, and a number that counts its requests";
+    if text.is_empty() {
+        return Err(ConvertError::missing(FIELD).hint(HINT));
+    }
+    let bad = |problem: &str| ConvertError::invalid(FIELD, problem).hint(HINT);
+    let (session, sequence) = match text.split_once('/') {
+        Some((session, sequence)) => {
+            let digits = !sequence.is_empty() && sequence.bytes().all(|byte| byte.is_ascii_digit());
+            let sequence = digits.then(|| sequence.parse().ok()).flatten();
+            (session, sequence.ok_or_else(|| bad("what follows the `/` is no number"))?)
+        }
+        None => (text, 0),
+    };
+    let session = uuid(session).ok_or_else(|| bad("is not a UUID"))?;
+    if session >> 76 & 0xf != 7 {
+        return Err(bad("is a UUID of another version than 7"));
+    }
+    Ok(RequestId { session: SessionId(session), sequence })
+}
+
+/// With hyphens where they belong, or without any.
+fn uuid(text: &str) -> Option<u128> {
+    let hyphens = [8, 13, 18, 23];
+    let place = |(place, byte): (usize, u8)| match byte {
+        b'-' if text.len() == 36 && hyphens.contains(&place) => Some(None),
+        _ if text.len() == 36 && hyphens.contains(&place) => None,
+        byte => char::from(byte).to_digit(16).map(Some),
+    };
+    let digits: Vec<u32> =
+        text.bytes().enumerate().map(place).collect::<Option<Vec<_>>>()?.into_iter().flatten().collect();
+    (digits.len() == 32).then(|| digits.into_iter().fold(0, |value, digit| value << 4 | u128::from(digit)))
+}
+
+/// What a reference names: a name, or an id with `@` before it.
+enum Reference {
+    Name(Name),
+    Id(u64),
+}
+
+fn reference(field: &str, text: &str, prefix: char) -> Result<Reference> {
+    let Some(id) = text.strip_prefix('@') else { return name(field, text).map(Reference::Name) };
+    let digits = id.strip_prefix(prefix).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let id = digits.and_then(|digits| digits.parse().ok());
+    id.map(Reference::Id).ok_or_else(|| {
+        ConvertError::invalid(field, format!("{text:?} is not an id")).hint(format!("ids look like `@{prefix}12`"))
+    })
+}
+
+/// The node that `text` names.
+pub fn node<'s>(state: &'s State, field: &str, text: &str) -> Result<&'s Arc<Node>> {
+    let found = match reference(field, text, 'n')? {
+        Reference::Name(name) => state.node_named(&name),
+        Reference::Id(id) => state.node(NodeId(id)),
+    };
+    found.ok_or_else(|| {
+        ConvertError::not_found(field, format!("there is no node {text}"))
+            .hint("`quoratectl node list` shows the nodes")
+    })
+}
+
+/// The container that `text` names.
+pub fn container<'s>(state: &'s State, field: &str, text: &str) -> Result<&'s Arc<Container>> {
+    let found = match reference(field, text, 'c')? {
+        Reference::Name(name) => state.container_named(&name),
+        Reference::Id(id) => state.container(ContainerId(id)),
+    };
+    found.ok_or_else(|| {
+        ConvertError::not_found(field, format!("there is no container {text}"))
+            .hint("`quoratectl container list` shows the containers")
+    })
+}
+
+/// The member that `text` names.
+pub fn member(state: &State, field: &str, text: &str) -> Result<MemberId> {
+    let found = match reference(field, text, 'm')? {
+        Reference::Name(name) => state.members().find(|member| member.name == name),
+        Reference::Id(id) => state.member(MemberId(id)),
+    };
+    found.map(|member| member.id).ok_or_else(|| {
+        ConvertError::not_found(field, format!("there is no member {text}"))
+            .hint("`quoratectl cluster status` shows the members")
+    })
+}
+
+/// The command that admits a node; `secret` is what its secret hashes to.
+pub fn join_node(request: v1::JoinRequest, secret: SecretHash) -> Result<Command> {
+    let v1::JoinRequest { request_id: _, name: called, role, labels, failure_domain } = request;
+    Ok(Command::JoinNode {
+        name: name("name", &called)?,
+        role: unset_or::<v1::NodeRole, _>("role", role, Role::Active)?,
+        labels,
+        failure_domain: failure_domain.into(),
+        secret,
+    })
+}
+
+/// The command that admits a member; `secret` is what its secret hashes to.
+pub fn add_member(request: v1::AddMemberRequest, secret: SecretHash) -> Result<Command> {
+    let v1::AddMemberRequest { request_id: _, name: called, address, learner: _ } = request;
+    let address = required("address", address)?;
+    Ok(Command::AddMember {
+        name: name("name", &called)?,
+        peer_address: address.peer.into(),
+        api_address: address.api.into(),
+        secret,
+    })
+}
+
+/// What must be decided before the operator's word of `request` can be taken: the fencing it closes. `None` if that is open.
+pub fn confirm_down_begins(request: &v1::ConfirmDownRequest, state: &State) -> Result<Option<Command>> {
+    let node = node(state, "node", &request.node)?;
+    Ok(match &node.health {
+        Health::Fencing { .. } => None,
+        health => Some(Command::BeginFencing {
+            node: node.id,
+            incarnation: health.incarnation(),
+            cause: FenceCause::Operator { reason: request.reason.clone().into() },
+        }),
+    })
+}
+
+/// The lease profile that a request names; `None` if it names none.
+pub fn profile(field: &str, value: i32) -> Result<Option<Profile>> {
+    match v1::LeaseProfile::try_from(value) {
+        Ok(v1::LeaseProfile::Unspecified) => Ok(None),
+        Ok(v1::LeaseProfile::Fast) => Ok(Some(Profile::Fast)),
+        Ok(v1::LeaseProfile::Default) => Ok(Some(Profile::Default)),
+        Ok(v1::LeaseProfile::Relaxed) => Ok(Some(Profile::Relaxed)),
+        Err(_) => Err(ConvertError::invalid(field, format!("profile {value} is not known here"))),
+    }
+}
+
+/// An enum of the API whose zero stands for `default`.
+fn unset_or<T, U>(field: &str, value: i32, default: U) -> Result<U>
+where
+    T: TryFrom<i32>,
+    U: TryFrom<T, Error = ConvertError>,
+{
+    if value == 0 { Ok(default) } else { choice::<T, U>(field, value) }
+}
+
+super::same_variants! {
+    Role = v1::NodeRole { Active, Standby }
+    Class = v1::ContainerClass { Guaranteed, BestEffort, None }
+    OnQuorumLoss = v1::OnQuorumLoss { Stop, Keep }
+    RestartCondition = v1::RestartCondition { Always, OnFailure, Never }
+    Desired = v1::DesiredState { Running, Stopped, Deleted }
+    TemplateKind = v1::TemplateKind { Os, Application }
+}
+
+fn millis(field: &str, millis: u64) -> Result<Span> {
+    /// A century; what is longer is a unit mistaken, and would overflow nanoseconds.
+    const MILLIS_MAX: u64 = 100 * 366 * 24 * 60 * 60 * 1_000;
+    if millis > MILLIS_MAX {
+        return Err(ConvertError::invalid(field, format!("{millis} ms is more than a century")));
+    }
+    Ok(Span::millis(millis))
+}
+
+/// The spec and the annotations of a new container.
+fn spec(spec: v1::ContainerSpec, state: &State) -> Result<(ContainerSpec, BTreeMap<String, String>)> {
+    let v1::ContainerSpec {
+        name: called,
+        template,
+        command,
+        environment,
+        annotations,
+        resources,
+        class,
+        priority,
+        possible_owners,
+        preferred_owners,
+        restart,
+        on_quorum_loss,
+        storage,
+        stop_grace_ms,
+    } = spec;
+    let v1::Resources { cpu_millis, memory_bytes } = required("resources", resources)?;
+    let priority = match priority {
+        None => PRIORITY,
+        Some(given) => {
+            u16::try_from(given).map_err(|_| ConvertError::invalid("priority", format!("{given} is above 1000")))?
+        }
+    };
+    // Below three voters no time-based fence is to be had: there an exclusive stop would only stop *(b12)*.
+    let few_voters = state.membership().voters.len() < 3;
+    let usual = if few_voters { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop };
+    let tiers = preferred_owners.into_iter().enumerate();
+    let spec = ContainerSpec {
+        name: name("name", &called)?,
+        template: name("template", &template)?,
+        storage: name("storage", &storage)?,
+        command: command.into_iter().map(String::into_boxed_str).collect(),
+        environment: Arc::new(environment),
+        resources: Resources { cpu_millis, memory_bytes },
+        class: unset_or::<v1::ContainerClass, _>("class", class, Class::Guaranteed)?,
+        priority,
+        possible_owners: owners(state, "possible_owners", &possible_owners)?,
+        preferred_owners: tiers
+            .map(|(place, tier)| owners(state, &format!("preferred_owners[{place}].nodes"), &tier.nodes))
+            .collect::<Result<_>>()?,
+        restart: restart_policy(restart.unwrap_or_default()).map_err(|error| error.under("restart"))?,
+        on_quorum_loss: unset_or::<v1::OnQuorumLoss, _>("on_quorum_loss", on_quorum_loss, usual)?,
+        stop_grace: stop_grace_ms.map_or(Ok(STOP_GRACE), |given| millis("stop_grace_ms", given))?,
+    };
+    Ok((spec, annotations))
+}
+
+fn owners(state: &State, field: &str, names: &[String]) -> Result<Arc<[NodeId]>> {
+    let owner = |(place, name): (usize, &String)| Ok(node(state, &format!("{field}[{place}]"), name)?.id);
+    names.iter().enumerate().map(owner).collect()
+}
+
+fn restart_policy(policy: v1::RestartPolicy) -> Result<RestartPolicy> {
+    let v1::RestartPolicy { condition, max, period_ms } = policy;
+    let usual = RestartPolicy::default();
+    Ok(RestartPolicy {
+        condition: unset_or::<v1::RestartCondition, _>("condition", condition, usual.condition)?,
+        max: max.unwrap_or(usual.max),
+        period: period_ms.map_or(Ok(usual.period), |given| millis("period_ms", given))?,
+    })
+}
+
+/// Requests whose command is made of little: who asks, and one expression.
+macro_rules! mutations {
+    ($($request:ident, $said:ident, $state:ident => $command:expr;)+) => {$(
+        impl Mutation for v1::$request {
+            fn request_id(&self) -> &str {
+                &self.request_id
+            }
+
+            fn command(self, $state: &State) -> Result<Command> {
+                let $said = self;
+                $command
+            }
+        }
+    )+};
+}
+
+fn intent(state: &State, reference: &str, intent: IntentOrder) -> Result<Command> {
+    Ok(Command::SetNodeIntent { node: node(state, "node", reference)?.id, intent })
+}
+
+fn desired(state: &State, reference: &str, desired: Desired) -> Result<Command> {
+    Ok(Command::SetDesired { container: container(state, "container", reference)?.id, desired })
+}
+
+mutations! {
+    UpdateSettingsRequest, said, _state => settings_change(said);
+    ReleaseBrakeRequest, _said, _state => Ok(Command::ReleaseBrake);
+    RemoveMemberRequest, said, state => Ok(Command::RemoveMember { member: member(state, "member", &said.member)? });
+
+    SetNodeRoleRequest, said, state => Ok(Command::SetNodeRole {
+        node: node(state, "node", &said.node)?.id,
+        role: choice::<v1::NodeRole, _>("role", said.role)?,
+    });
+    CordonRequest, said, state => intent(state, &said.node, IntentOrder::Cordon);
+    UncordonRequest, said, state => intent(state, &said.node, IntentOrder::Uncordon);
+    DrainRequest, said, state => intent(state, &said.node, IntentOrder::Drain);
+    MaintainRequest, said, state => intent(state, &said.node, IntentOrder::Maintenance);
+    ReturnRequest, said, state => intent(state, &said.node, IntentOrder::Return);
+    ConfirmDownRequest, said, state => confirm_down(&said, state);
+    RemoveNodeRequest, said, state => Ok(Command::RemoveNode { node: node(state, "node", &said.node)?.id });
+
+    CreateContainerRequest, said, state => create_container(said, state);
+    StartContainerRequest, said, state => desired(state, &said.container, Desired::Running);
+    StopContainerRequest, said, state => desired(state, &said.container, Desired::Stopped);
+    DeleteContainerRequest, said, state => desired(state, &said.container, Desired::Deleted);
+    RestartContainerRequest, said, state => {
+        Ok(Command::RestartContainer { container: container(state, "container", &said.container)?.id })
+    };
+    MoveContainerRequest, said, state => Ok(Command::MoveContainer {
+        container: container(state, "container", &said.container)?.id,
+        target: match said.node.as_str() {
+            "" => None,
+            target => Some(node(state, "node", target)?.id),
+        },
+    });
+    AnnotateContainerRequest, said, state => Ok(Command::AnnotateContainer {
+        container: container(state, "container", &said.container)?.id,
+        changes: annotations(said.set, said.remove)?,
+    });
+
+    RegisterTemplateRequest, said, _state => {
+        let template = required("template", said.template)?;
+        register_template(template).map_err(|error| error.under("template"))
+    };
+    RemoveTemplateRequest, said, _state => Ok(Command::RemoveTemplate { name: name("template", &said.template)? });
+    RegisterStorageRequest, said, _state => {
+        let storage = required("storage", said.storage)?;
+        register_storage(storage).map_err(|error| error.under("storage"))
+    };
+    RemoveStorageRequest, said, _state => Ok(Command::RemoveStorage { name: name("storage", &said.storage)? });
+}
+
+/// One change of a stream is one of the requests above.
+impl Mutation for v1::SubmitRequest {
+    /// Empty when there is no change in it; asking for the command then says so.
+    fn request_id(&self) -> &str {
+        use v1::submit_request::Change;
+        match &self.change {
+            Some(Change::Create(change)) => change.request_id(),
+            Some(Change::Start(change)) => change.request_id(),
+            Some(Change::Stop(change)) => change.request_id(),
+            Some(Change::Restart(change)) => change.request_id(),
+            Some(Change::Move(change)) => change.request_id(),
+            Some(Change::Delete(change)) => change.request_id(),
+            Some(Change::Annotate(change)) => change.request_id(),
+            None => "",
+        }
+    }
+
+    fn command(self, state: &State) -> Result<Command> {
+        use v1::submit_request::Change;
+        match required("change", self.change)? {
+            Change::Create(change) => change.command(state).map_err(|error| error.under("create")),
+            Change::Start(change) => change.command(state).map_err(|error| error.under("start")),
+            Change::Stop(change) => change.command(state).map_err(|error| error.under("stop")),
+            Change::Restart(change) => change.command(state).map_err(|error| error.under("restart")),
+            Change::Move(change) => change.command(state).map_err(|error| error.under("move")),
+            Change::Delete(change) => change.command(state).map_err(|error| error.under("delete")),
+            Change::Annotate(change) => change.command(state).map_err(|error| error.under("annotate")),
+        }
+    }
+}
+
+fn settings_change(request: v1::UpdateSettingsRequest) -> Result<Command> {
+    let v1::UpdateSettingsRequest {
+        request_id: _,
+        lease_profile,
+        brake,
+        boot_grace_ms,
+        handover_budget_ms,
+        handovers_per_node,
+        handovers,
+        rejoin_cordoned,
+    } = request;
+    let span = |field: &str, given: Option<u64>| given.map(|given| millis(field, given)).transpose();
+    let terms = match lease_profile {
+        None => None,
+        Some(given) => {
+            let profile = profile("lease_profile", given)?;
+            Some(profile.ok_or_else(|| ConvertError::invalid("lease_profile", "names no profile"))?.terms())
+        }
+    };
+    let change = SettingsChange {
+        terms,
+        brake: brake.map(brake_settings).transpose().map_err(|error| error.under("brake"))?,
+        boot_grace: span("boot_grace_ms", boot_grace_ms)?,
+        handover_budget: span("handover_budget_ms", handover_budget_ms)?,
+        handovers_per_node,
+        handovers,
+        rejoin_cordoned,
+    };
+    if change == SettingsChange::default() {
+        return Err(ConvertError::invalid("", "nothing is to be changed").hint("give at least one setting"));
+    }
+    Ok(Command::UpdateSettings { settings: Box::new(change) })
+}
+
+fn brake_settings(brake: v1::BrakeSettings) -> Result<BrakeSettings> {
+    let v1::BrakeSettings { enabled, nodes_min, percent, quiet_ms, longest_ms } = brake;
+    let (quiet, longest) = (millis("quiet_ms", quiet_ms)?, millis("longest_ms", longest_ms)?);
+    Ok(BrakeSettings { enabled, nodes_min, percent, quiet, longest })
+}
+
+fn confirm_down(request: &v1::ConfirmDownRequest, state: &State) -> Result<Command> {
+    let node = node(state, "node", &request.node)?;
+    let current = node.health.incarnation();
+    if request.incarnation != current.0 {
+        let problem = format!("{} is meant, but {} is at {current}", request.incarnation, node.name);
+        return Err(ConvertError::invalid("incarnation", problem).hint("look again: the machine may have come back"));
+    }
+    if request.reason.trim().is_empty() {
+        return Err(ConvertError::missing("reason").hint("say who looked at the machine, and how"));
+    }
+    let proof = Proof::Operator { reason: request.reason.as_str().into() };
+    Ok(Command::RecordFenced { node: node.id, incarnation: current, proof })
+}
+
+fn create_container(request: v1::CreateContainerRequest, state: &State) -> Result<Command> {
+    let desired = unset_or::<v1::DesiredState, _>("desired", request.desired, Desired::Running)?;
+    if desired == Desired::Deleted {
+        return Err(ConvertError::invalid("desired", "a container is not created to be deleted"));
+    }
+    let (spec, annotations) = spec(required("spec", request.spec)?, state).map_err(|error| error.under("spec"))?;
+    Ok(Command::CreateContainer { spec: Arc::new(spec), annotations: Arc::new(annotations), desired })
+}
+
+fn register_template(template: v1::Template) -> Result<Command> {
+    let v1::Template { name: called, version, digest, kind, path, registered_revision: _ } = template;
+    Ok(Command::RegisterTemplate {
+        name: name("name", &called)?,
+        version: version.into(),
+        digest: digest.into(),
+        kind: unset_or::<v1::TemplateKind, _>("kind", kind, TemplateKind::Os)?,
+        path: path.into(),
+    })
+}
+
+fn register_storage(storage: v1::Storage) -> Result<Command> {
+    let v1::Storage { name: called, kind, registered_revision: _ } = storage;
+    let kind = match required("directory", kind)? {
+        v1::storage::Kind::Directory(directory) if !directory.path.starts_with('/') => {
+            return Err(ConvertError::invalid("directory.path", format!("{:?} is not absolute", directory.path)));
+        }
+        v1::storage::Kind::Directory(directory) => StorageKind::Directory { path: directory.path.into() },
+    };
+    Ok(Command::RegisterStorage { name: name("name", &called)?, kind })
+}

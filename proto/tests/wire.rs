@@ -1,0 +1,210 @@
+//! What is written down reads back as it was, by this version and by every later one: round trips, and frozen bytes.
+
+mod samples;
+
+use std::collections::BTreeMap;
+
+use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
+use cluster::{RequestId, SessionId};
+use proptest::prelude::*;
+use prost::Message;
+use proto::convert::{ConvertError, Fault, request};
+use proto::{log, snapshot, wire};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal")).collect()
+}
+
+/// Name and bytes of each frozen line.
+fn frozen() -> BTreeMap<&'static str, &'static str> {
+    let lines = include_str!("frozen/log.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| line.split_once(' ').expect("name and bytes")).collect()
+}
+
+/// The fields of `oneof command`, as log.proto names them.
+fn command_fields() -> Vec<&'static str> {
+    let text = include_str!("../quorate/wire/v1/log.proto");
+    let (_, oneof) = text.split_once("oneof command {").expect("the commands");
+    let (oneof, _) = oneof.split_once('}').expect("their end");
+    oneof.lines().filter_map(|line| line.split_whitespace().nth(1)).collect()
+}
+
+#[test]
+fn every_command_has_the_bytes_it_always_had() {
+    let frozen = frozen();
+    let mut missing = String::new();
+    for (name, entry) in samples::entries() {
+        let bytes = hex(&log::encode(&entry));
+        match frozen.get(name.as_str()) {
+            Some(before) => assert_eq!(&bytes, before, "{name}: logs of older versions would be read differently"),
+            None => missing.push_str(&format!("{name} {bytes}\n")),
+        }
+    }
+    assert!(missing.is_empty(), "add to tests/frozen/log.txt, and never change a line of it:\n{missing}");
+}
+
+#[test]
+fn every_frozen_entry_still_reads_as_what_it_meant() {
+    let samples: BTreeMap<String, _> = samples::entries().into_iter().collect();
+    for (name, bytes) in frozen() {
+        let entry = log::decode(&unhex(bytes)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(Some(&entry), samples.get(name), "{name}");
+    }
+}
+
+#[test]
+fn no_command_is_without_frozen_bytes() {
+    let fields = command_fields();
+    assert!(fields.len() >= 30, "{fields:?}");
+    for field in fields {
+        let found = frozen().keys().any(|name| name.split('.').next() == Some(field));
+        assert!(found, "{field} has no line in tests/frozen/log.txt");
+    }
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_refused_not_guessed() {
+    let (_, entry) = samples::entries().remove(0);
+    let mut message = wire::LogEntry::from(&entry);
+    message.feature_level = proto::FEATURE_LEVEL + 1;
+    let error = log::decode(&message.encode_to_vec()).expect_err("too new");
+    assert!(error.to_string().starts_with("feature_level: is 2"), "{error}");
+    message.feature_level = 0;
+    assert!(log::decode(&message.encode_to_vec()).is_err());
+    // A command this version does not know decodes as none.
+    let unknown = [&[0x08, 0x01][..], &[0xfa, 0x3f, 0x00]].concat();
+    let error = log::decode(&unknown).expect_err("an unknown command");
+    assert!(error.to_string().starts_with("command: is required"), "{error}");
+}
+
+#[test]
+fn errors_name_the_field() {
+    let (_, entry) = samples::entries().into_iter().find(|(name, _)| name == "assign.0").expect("there is one");
+    let mut message = wire::LogEntry::from(&entry);
+    if let Some(wire::log_entry::Command::Assign(assign)) = &mut message.command
+        && let Some(decision) = &mut assign.decision
+    {
+        decision.candidates[1].score.as_mut().expect("a score").role = 77;
+    }
+    let error = log::decode(&message.encode_to_vec()).expect_err("no such role");
+    assert!(error.to_string().starts_with("command.decision.candidates[1].score.role: value 77"), "{error}");
+}
+
+#[test]
+fn a_snapshot_holds_everything_and_is_written_the_same_twice() {
+    let state = samples::state();
+    let bytes: Vec<u8> = snapshot::encode(&state).flatten().collect();
+    for piece in [1, 7, 4_096, bytes.len()] {
+        let mut reader = snapshot::Reader::new();
+        bytes.chunks(piece).for_each(|piece| reader.push(piece).expect("sound"));
+        let read = reader.finish().expect("whole");
+        assert_eq!(read.truth(), state.truth());
+        assert_eq!(read.hash(), state.hash());
+        assert_eq!(snapshot::encode(&read).flatten().collect::<Vec<u8>>(), bytes);
+    }
+}
+
+#[test]
+fn a_snapshot_cut_short_anywhere_is_refused() {
+    let bytes: Vec<u8> = snapshot::encode(&samples::state()).flatten().collect();
+    for end in 0..bytes.len() {
+        assert!(snapshot::decode(&bytes[..end]).is_err(), "{end} of {} bytes were taken for all", bytes.len());
+    }
+    let more = [&bytes[..], &[0]].concat();
+    assert!(snapshot::decode(&more).is_err(), "bytes after the end were ignored");
+}
+
+#[test]
+fn the_snapshot_reads_as_it_always_did() {
+    let frozen = include_str!("frozen/snapshot.txt").trim();
+    let written = hex(&snapshot::encode(&samples::state()).flatten().collect::<Vec<u8>>());
+    assert_eq!(written, frozen, "snapshots of older versions would be read differently");
+    let read = snapshot::decode(&unhex(frozen)).expect("snapshots of older versions can be read");
+    assert_eq!(read.truth(), samples::state().truth());
+}
+
+#[test]
+fn what_agents_and_members_say_survives_the_way() {
+    let beat = samples::heartbeat();
+    assert_eq!(Heartbeat::try_from(wire::Heartbeat::from(&beat)), Ok(beat));
+    for reply in samples::heartbeat_replies() {
+        assert_eq!(HeartbeatReply::try_from(wire::HeartbeatReply::from(&reply)), Ok(reply));
+    }
+    for said in samples::to_leader() {
+        assert_eq!(ToLeader::try_from(wire::FromAgent::from(&said)), Ok(said));
+    }
+    for said in samples::to_agent() {
+        assert_eq!(ToAgent::try_from(wire::ToAgent::from(&said)), Ok(said));
+    }
+}
+
+#[test]
+fn voters_out_of_order_are_refused() {
+    let reply = samples::heartbeat_replies().remove(0);
+    let mut message = wire::HeartbeatReply::from(&reply);
+    if let Some(wire::heartbeat_reply::Answer::Acknowledged(identity)) = &mut message.answer {
+        identity.voters.reverse();
+    }
+    let error = HeartbeatReply::try_from(message).expect_err("majorities are counted over them");
+    assert_eq!((error.fault, error.field.as_str()), (Fault::Invalid, "acknowledged.voters"));
+}
+
+#[test]
+fn request_ids_name_a_session_and_a_number() {
+    let uuid = 0x0199_c3a0_7a51_7e0c_b4a2_5f0f_6f1c_9b1e_u128;
+    let of = |sequence| Ok::<_, ConvertError>(RequestId { session: SessionId(uuid), sequence });
+    assert_eq!(request::request_id("0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/17"), of(17));
+    assert_eq!(request::request_id("0199C3A07A517E0CB4A25F0F6F1C9B1E"), of(0));
+    assert_eq!(request::request_id(&format!("{}", of(17).expect("an id"))), of(17), "the id as shown is an id");
+    let bad = [
+        "",
+        "x",
+        "0199c3a0-7a51-4e0c-b4a2-5f0f6f1c9b1e",
+        "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/",
+        "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/-1",
+        "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/+1",
+        "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/18446744073709551616",
+        "0199c3a0-7a517-e0c-b4a2-5f0f6f1c9b1e",
+        "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e-",
+    ];
+    for bad in bad {
+        assert_eq!(request::request_id(bad).expect_err(bad).field, "request_id");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a peer or a disk hands over: an error or a value, never a panic; and a value is what its bytes say.
+    #[test]
+    fn damaged_entries_never_panic(pick in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let entries = samples::entries();
+        let mut bytes = log::encode(&pick.get(&entries).1);
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(entry) = log::decode(&bytes) {
+            prop_assert_eq!(log::decode(&log::encode(&entry)), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_in_a_snapshot_never_makes_another_state(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let state = samples::state();
+        let mut bytes: Vec<u8> = snapshot::encode(&state).flatten().collect();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(read) = snapshot::decode(&bytes) {
+            prop_assert_eq!(read.truth(), state.truth());
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = log::decode(&bytes);
+        let _ = snapshot::decode(&bytes);
+    }
+}
