@@ -54,7 +54,7 @@ impl Ledger {
 
     /// Records and their bytes that compaction has not taken yet.
     pub fn live(&self) -> (u64, u64) {
-        (self.spans.0.len() as u64, self.spans.0.iter().map(|span| span.bytes).sum())
+        (self.spans.len() as u64, self.spans.bytes)
     }
 
     /// Writes the record of `group` into `record` and gives back the tip it leads to. Errs, with nothing changed, if
@@ -113,17 +113,19 @@ impl Ledger {
         if through > self.snapshot.index {
             return Err(Refused::SnapshotAbsent { index: through }.into());
         }
-        Ok(self.spans.0.partition_point(|span| span.last_index <= through).min(self.spans.0.len().saturating_sub(1)))
+        Ok(self.spans.all.partition_point(|span| span.last_index <= through).min(self.spans.len().saturating_sub(1)))
     }
 
     /// Number of the oldest record.
     pub fn first_number(&self) -> u64 {
-        self.spans.0.front().map_or(self.tip.number + 1, |span| span.number)
+        self.spans.all.front().map_or(self.tip.number + 1, |span| span.number)
     }
 
     /// The oldest `count` records are gone; gives back their bytes.
     pub fn removed(&mut self, count: usize) -> u64 {
-        self.spans.0.drain(..count).map(|span| span.bytes).sum()
+        let bytes = self.spans.all.drain(..count).map(|span| span.bytes).sum();
+        self.spans.bytes -= bytes;
+        bytes
     }
 
     pub fn check_usable(&self) -> Result<(), StoreError> {
@@ -161,7 +163,11 @@ fn chain_text(error: &StoreError) -> String {
 
 /// Which indices each record still holds, oldest first. `last_index` never falls from one to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Spans(VecDeque<Span>);
+pub(crate) struct Spans {
+    all: VecDeque<Span>,
+    /// Sum over `all`.
+    bytes: u64,
+}
 
 #[derive(Debug)]
 struct Span {
@@ -173,18 +179,19 @@ struct Span {
 
 impl Spans {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     pub(crate) fn push(&mut self, number: u64, group: &Group, last_index: u64, bytes: u64) {
         let starts_at = group.restored.map(|restored| restored.index + 1);
         if let Some(first) = starts_at.or(group.entries.first().map(|entry| entry.index)) {
-            self.0
+            self.all
                 .iter_mut()
                 .rev()
                 .take_while(|span| span.last_index >= first)
                 .for_each(|span| span.last_index = first - 1);
         }
-        self.0.push_back(Span { number, last_index, bytes });
+        self.all.push_back(Span { number, last_index, bytes });
+        self.bytes += bytes;
     }
 }

@@ -4,6 +4,7 @@ mod contract;
 mod crash;
 mod damage;
 mod folder;
+mod log;
 mod power;
 mod speed;
 /// The same legal histories that `record` is tested with.

@@ -1,0 +1,63 @@
+//! What is left of a write that was never acknowledged goes away, and the log goes on in its place.
+
+use super::model::{Model, perform};
+use super::{BACKENDS, Backend, create, ready, write};
+use crate::store::disk::Log;
+use crate::store::file::FileLog;
+use crate::store::sled::SledLog;
+use record::Found;
+use std::path::Path;
+use tempfile::TempDir;
+
+fn log(path: &Path, backend: Backend) -> Box<dyn Log> {
+    let folder = path.join("member/log");
+    match backend {
+        Backend::Sled => Box::new(SledLog::open(&folder).expect("whole")),
+        Backend::File => Box::new(FileLog::open(&folder).expect("whole")),
+    }
+}
+
+#[test]
+fn an_unfinished_write_is_removed_and_the_log_goes_on() {
+    for backend in BACKENDS {
+        let folder = TempDir::new().expect("a folder");
+        let mut disk = create(folder.path(), backend);
+        let mut model = write(disk.as_mut(), &[5, 229, 1, 5, 2, 5], 100);
+        drop(disk);
+        let next_group = ready(folder.path(), backend).1.next_group;
+        let mut engine = log(folder.path(), backend);
+        engine.append(next_group, &[0xa5; 9000]).expect("room");
+        drop(engine);
+        for choice in [5, 8, 1] {
+            let (mut disk, loaded) = ready(folder.path(), backend);
+            assert_eq!(Model::of(&loaded), model, "{backend}");
+            let step = model.step(choice, 5000);
+            perform(disk.as_mut(), &step);
+            model = model.after(&step);
+        }
+        assert_eq!(Model::of(&ready(folder.path(), backend).1), model, "{backend}");
+    }
+}
+
+#[test]
+fn an_engine_gives_back_what_it_got_and_forgets_what_it_may() {
+    for backend in BACKENDS {
+        let folder = TempDir::new().expect("a folder");
+        drop(create(folder.path(), backend));
+        let mut engine = log(folder.path(), backend);
+        let first = engine.records().expect("whole");
+        assert_eq!(first.len(), 1);
+        // Bytes that are a record only to the engine's eye: the first one, again and again.
+        let Found::Record(record) = first[0].clone() else { panic!("whole") };
+        (2..=50).for_each(|number| engine.append(number, &record).expect("room"));
+        assert_eq!(engine.records().expect("whole"), vec![Found::Record(record.clone()); 50]);
+        engine.cut(30, 30).expect("it can be cut");
+        assert_eq!(engine.records().expect("whole").len(), 30);
+        engine.remove_below(11).expect("it can be compacted");
+        let left = engine.records().expect("whole").len();
+        assert!((20..=30).contains(&left), "{left} are left");
+        engine.sync().and_then(|()| engine.close()).expect("it can be closed");
+        drop(engine);
+        assert_eq!(log(folder.path(), backend).records().expect("whole").len(), left);
+    }
+}
