@@ -105,7 +105,7 @@ impl Agent {
                 self.registered(now, generation, incarnation, revision, terms)
             }
             Input::FromLeader(ToAgent::NotRegistered { current, reason }) => self.not_registered(now, current, &reason),
-            Input::FromLeader(ToAgent::Desired(set)) => self.accept(now, &set),
+            Input::FromLeader(ToAgent::Desired(set)) => self.accept(&set),
             Input::FromLeader(ToAgent::Void { incarnation }) => self.void(incarnation),
             Input::JournalDurable { sequence } => self.durable = self.durable.max(sequence.min(self.written)),
             Input::Guard(says) => self.hear_guard(says),
@@ -163,7 +163,7 @@ impl Agent {
             guard.incarnation == self.journal.incarnation
                 && guard.alive
                 && !guard.latched
-                && guard.kill <= self.terms.named.kill
+                && self.terms.is_kept_by(guard)
         };
         self.durable >= registered && self.journal.life == Life::Current && self.guard.as_ref().is_some_and(ready)
     }

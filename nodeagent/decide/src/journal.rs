@@ -182,6 +182,15 @@ impl Journal {
         self.closed_epoch(container).is_some_and(|highest| epoch <= highest)
     }
 
+    /// By container, then epoch, ascending.
+    pub fn begun_epochs(&self) -> Vec<((ContainerId, Epoch), Begun)> {
+        let epochs = |(container, epochs): (&ContainerId, &BTreeMap<Epoch, Begun>)| {
+            let container = *container;
+            epochs.iter().map(|(epoch, begun)| ((container, *epoch), *begun)).collect::<Vec<_>>()
+        };
+        self.begun.iter().flat_map(epochs).collect()
+    }
+
     pub fn begun(&self, container: ContainerId, epoch: Epoch) -> Option<&Begun> {
         self.begun.get(&container)?.get(&epoch)
     }

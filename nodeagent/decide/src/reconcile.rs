@@ -17,7 +17,7 @@ use crate::standing::Standing;
 const STOP_AGAIN: Span = Span::millis(1_000);
 
 impl Agent {
-    pub(crate) fn accept(&mut self, _now: Moment, set: &DesiredSet) {
+    pub(crate) fn accept(&mut self, set: &DesiredSet) {
         self.session.owe_holding();
         if let Err(why) = self.desired.accept(set, &self.journal) {
             return self.say(format!("desired set dropped: {why}"));
@@ -100,7 +100,7 @@ impl Agent {
         let key = (item.container, item.epoch);
         if self.journal.is_closed(item.container, item.epoch) {
             self.say_closed(now, item);
-        } else if self.actual.get(key).is_none() {
+        } else if !self.actual.has(item.container) {
             let begun = Begun {
                 incarnation: self.journal.incarnation,
                 policy: item.on_quorum_loss,
@@ -229,7 +229,7 @@ impl Agent {
 }
 
 impl Begun {
-    fn work(self, phase: Phase) -> Work {
+    pub(crate) fn work(self, phase: Phase) -> Work {
         Work { incarnation: self.incarnation, policy: self.policy, stop_grace: self.stop_grace, phase }
     }
 }

@@ -126,7 +126,7 @@ impl Agent {
             self.look();
         }
         if let (Standing::Waking, Some(guard), 1..) = (&self.standing, self.guard, self.seen) {
-            self.wake_up(guard);
+            self.wake_up(now, guard);
         }
         if self.leaving && matches!(self.standing, Standing::Serving { .. }) && self.actual.is_empty() {
             self.end("everything is stopped", true);
@@ -139,7 +139,7 @@ impl Agent {
 
     /// Decides, once, what the journal's incarnation is worth: same boot, not latched and known to the guard, it goes on
     /// and keeps what runs; otherwise it ends.
-    fn wake_up(&mut self, guard: GuardSays) {
+    fn wake_up(&mut self, now: Moment, guard: GuardSays) {
         let incarnation = self.journal.incarnation;
         let ours = self.is_same_boot() && incarnation != Incarnation(0) && guard.incarnation <= incarnation;
         let unfinished = (guard.incarnation != Incarnation(0) && !guard.ended).then_some(guard.incarnation);
@@ -149,6 +149,7 @@ impl Agent {
                 self.standing = Standing::Serving { registered: 0 };
                 self.lease = Lease::recalled(self.terms.named.lease, guard.deadline);
                 self.terms.recall(&guard);
+                self.watch(now);
             }
             (Life::Current, true) if self.actual.is_empty() => self.serve(0),
             (Life::Current | Life::Latched, true) => self.end("it was ending, or its guard does not know it", false),
@@ -289,32 +290,28 @@ impl Agent {
         self.out.push(Effect::Stop { container: key.0, epoch: key.1, grace: Span::ZERO });
     }
 
-    /// Nobody saw their end; they never start again under their epoch.
+    /// Nobody saw their end; they never start again under their epoch. Of another boot's epochs nothing is said: on a
+    /// cloned machine the original may still run them *(a6)*.
     fn close_what_is_gone(&mut self) {
-        let begun: Vec<_> = self
-            .journal
-            .begun
-            .iter()
-            .flat_map(|(container, epochs)| epochs.iter().map(|(epoch, begun)| ((*container, *epoch), *begun)))
-            .filter(|(key, _)| self.actual.get(*key).is_none())
-            .collect();
-        for (key, begun) in begun {
+        for (key @ (container, epoch), begun) in self.journal.begun_epochs() {
+            if self.actual.get(key).is_some() {
+                continue;
+            }
             let end = match begun.ran {
                 true => End::Exited(Exit::Unknown),
                 false => End::StartFailed { reason: "the agent ended while it was starting".into() },
             };
-            let work = Work {
-                incarnation: begun.incarnation,
-                policy: begun.policy,
-                stop_grace: begun.stop_grace,
-                phase: Phase::Running,
-            };
-            self.actual.insert(key, work);
-            self.close(key, end);
+            if self.is_same_boot() {
+                self.actual.insert(key, begun.work(Phase::Running));
+                self.close(key, end);
+            } else {
+                self.write(Record::Closed { container, epoch, end });
+            }
         }
     }
 
-    /// Says that the incarnation is over, if that is proven, and asks for the next one.
+    /// Says that the incarnation is over, if that is proven, and asks for the next one. Empty means empty: while a `keep`
+    /// epoch lives on, the guard's record ends the rest, and the new incarnation takes the kept ones over.
     pub(crate) fn register(&mut self, now: Moment) {
         if let Some(ended) = self.ended() {
             self.out.push(Effect::ToLeader(ended));
@@ -324,7 +321,7 @@ impl Agent {
             node: self.config.node,
             ends: self.journal.incarnation,
             boot: self.config.boot,
-            empty: self.is_same_boot(),
+            empty: self.is_same_boot() && self.actual.is_empty(),
             facts,
         };
         self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));

@@ -52,6 +52,11 @@ impl Terms {
         written.or(wanted).filter(|target| *target != self.named)
     }
 
+    /// The guard takes every deadline these terms can earn and would end everything within their K.
+    pub fn is_kept_by(&self, guard: &GuardSays) -> bool {
+        self.asked.is_some_and(|asked| guard.lease >= asked.lease) && guard.kill <= self.named.kill
+    }
+
     pub fn repeat(&mut self) {
         self.told = None;
     }
@@ -109,9 +114,12 @@ impl Agent {
         self.is_armed() && self.guard.is_some_and(|guard| guard.kill <= bound.kill && guard.deadline.is_none_or(within))
     }
 
+    /// Not before a lease rests on them: with the terms before no longer legal, a voter that restarted since counts by
+    /// these alone, and the lease it helped to grant under the longer ones must be behind us.
     fn terms_are_in_force(&self) -> bool {
         let named = self.terms.named;
         self.is_armed()
+            && self.lease.rests_on_named()
             && self.terms.target(self.desired.terms()).is_none()
             && self.guard.is_some_and(|guard| guard.kill == named.kill && guard.lease == named.lease)
     }
