@@ -1,0 +1,308 @@
+//! Puts the drivers together into the deeds `work` knows: area, claim, then the runtime, in this order and never another.
+//! In: orders. Out: that it is done, or why not, in words. Everything that runs is found by what the starters remember,
+//! whichever runtime and whichever agent started it.
+//! Absent: no order of deeds between containers; `work` keeps that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use cluster::agent::WantedSpec;
+use cluster::{BootId, ClusterId, ContainerSpec, Generation, Incarnation, NodeId, OnQuorumLoss, StorageKind};
+use decide::{Shape, Workload};
+use guard::Policy;
+
+use crate::chain;
+use crate::config::{Config, RuntimeChoice};
+use crate::drivers::claims::{self, Claim, ClaimError};
+use crate::drivers::guard::GuardLink;
+use crate::drivers::oci::OciRuntime;
+use crate::drivers::probe;
+use crate::drivers::process::ProcessRuntime;
+use crate::drivers::runtime::{self, Exited, Runtime, StartSpec};
+use crate::drivers::starters::Starters;
+use crate::drivers::storage::{DirectoryStorage, Storage};
+use crate::guarding::Guarding;
+use crate::identity::Identity;
+use crate::work::{Hands, Key, NotStarted, StartOrder};
+
+/// From a registration to a namespace workloads can be born into; the guard makes one in milliseconds.
+const NAMESPACE_WITHIN: Duration = Duration::from_secs(5);
+const NAMESPACE_LOOK: Duration = Duration::from_millis(5);
+/// What a template starts with where no command is given.
+const INIT: &str = "/sbin/init";
+/// Where programs are looked for when the environment of the container says nothing.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The real hands.
+pub struct Driven {
+    cluster: ClusterId,
+    generation: Generation,
+    node: NodeId,
+    node_name: String,
+    boot: BootId,
+    choice: RuntimeChoice,
+    link: Arc<GuardLink>,
+    starters: Arc<Starters>,
+    /// Every kind there is, for what an earlier agent may have started.
+    runtimes: Vec<Arc<dyn Runtime>>,
+    /// What starts are made with; `None` when nothing works here.
+    chosen: OnceLock<Option<Arc<dyn Runtime>>>,
+    started: Mutex<BTreeMap<Key, Started>>,
+}
+
+/// What this agent began itself.
+#[derive(Clone)]
+struct Started {
+    runtime: Arc<dyn Runtime>,
+    workload: runtime::Workload,
+    storage: StorageKind,
+}
+
+/// What trying the runtimes came to, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// Best first.
+    pub works: Vec<String>,
+    /// "name: reason".
+    pub refused: Vec<String>,
+}
+
+impl Driven {
+    pub fn new(config: &Config, identity: &Identity, guarding: &Guarding) -> Driven {
+        let starters = Starters::new(&config.run_dir);
+        let path = std::env::var("PATH").unwrap_or_default();
+        let oci = |name: &'static str| -> Arc<dyn Runtime> {
+            let program = probe::find(name, &path).unwrap_or_else(|_| PathBuf::from(name));
+            Arc::new(OciRuntime::new(name, program, starters.clone()))
+        };
+        let runtimes = vec![oci("crun"), oci("runc"), Arc::new(ProcessRuntime::new(starters.clone()))];
+        Driven {
+            cluster: identity.cluster,
+            generation: identity.generation,
+            node: identity.node,
+            node_name: identity.name.clone(),
+            boot: config.boot,
+            choice: config.runtime,
+            link: guarding.link().clone(),
+            starters,
+            runtimes,
+            chosen: OnceLock::new(),
+            started: Mutex::default(),
+        }
+    }
+
+    /// Tries every runtime that may be used here with a throw-away container, and takes the best from then on.
+    pub fn prove(&self) -> Proven {
+        let until = Instant::now() + NAMESPACE_WITHIN;
+        // The namespace for proofs comes with the guard.
+        let socket = guard::starter::socket_path(self.link.run_dir(), Policy::Stop, 0);
+        while !socket.exists() && Instant::now() < until {
+            std::thread::sleep(NAMESPACE_LOOK);
+        }
+        let probed = probe::probe(&self.starters, &std::env::var("PATH").unwrap_or_default());
+        let wanted = |name: &str| match self.choice {
+            RuntimeChoice::Auto => true,
+            RuntimeChoice::Crun => name == "crun",
+            RuntimeChoice::Runc => name == "runc",
+            RuntimeChoice::Process => name == "process",
+        };
+        let works: Vec<_> = probed.runtimes.into_iter().filter(|runtime| wanted(runtime.name())).collect();
+        let refused = probed.verdicts.into_iter().filter_map(|verdict| {
+            let reason = verdict.outcome.err()?;
+            Some(format!("{}: {reason}", verdict.runtime))
+        });
+        let proven = Proven {
+            works: works.iter().map(|runtime| runtime.name().to_owned()).collect(),
+            refused: refused.collect(),
+        };
+        match works.first() {
+            Some(best) => tracing::info!(runtime = best.name(), refused = ?proven.refused, "runtime is proven"),
+            None => tracing::error!(refused = ?proven.refused, "no runtime works here; this node can run nothing"),
+        }
+        let _ = self.chosen.set(works.into_iter().next());
+        proven
+    }
+
+    /// Tells every exit from now on.
+    pub fn watch(&self, exits: Sender<Exited>) {
+        for runtime in &self.runtimes {
+            runtime.watch(exits.clone());
+        }
+    }
+
+    fn chosen(&self) -> Result<&Arc<dyn Runtime>, String> {
+        match self.chosen.get() {
+            Some(Some(runtime)) => Ok(runtime),
+            Some(None) => Err("no container runtime works on this node".to_owned()),
+            None => Err("the runtimes of this node are still being tried".to_owned()),
+        }
+    }
+
+    fn await_namespace(&self, incarnation: Incarnation, policy: OnQuorumLoss) -> Result<(), String> {
+        let until = Instant::now() + NAMESPACE_WITHIN;
+        loop {
+            if self.link.namespace_ready(incarnation, runtime::guard_policy(policy)).map_err(|error| chain(&error))? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let seconds = NAMESPACE_WITHIN.as_secs();
+                return Err(format!("the guard made no namespace for {incarnation} within {seconds} s; see its log"));
+            }
+            std::thread::sleep(NAMESPACE_LOOK);
+        }
+    }
+
+    /// Every workload of any runtime, with the runtime that knows it.
+    fn found(&self) -> Result<Vec<(Arc<dyn Runtime>, runtime::Found)>, String> {
+        let mut all = Vec::new();
+        for runtime in &self.runtimes {
+            let found = runtime.found().map_err(|error| chain(&error))?;
+            all.extend(found.into_iter().map(|found| (runtime.clone(), found)));
+        }
+        Ok(all)
+    }
+
+    fn start_spec(&self, order: &StartOrder, area: PathBuf, rootfs: Option<PathBuf>) -> StartSpec {
+        let spec = &order.spec.spec;
+        let name = spec.name.to_string();
+        StartSpec {
+            workload: workload_of(order),
+            command: match &*spec.command {
+                [] => vec![INIT.to_owned()],
+                command => command.iter().map(ToString::to_string).collect(),
+            },
+            env: self.environment(order, spec, &area),
+            private_area: area,
+            rootfs,
+            cpu_millis: spec.resources.cpu_millis,
+            memory_bytes: spec.resources.memory_bytes,
+            hostname: name.clone(),
+            name,
+        }
+    }
+
+    /// The container's own words; ours are added, and nobody can pretend them.
+    fn environment(&self, order: &StartOrder, spec: &ContainerSpec, area: &std::path::Path) -> Vec<(String, String)> {
+        let mut environment: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+        environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let ours = [
+            ("QUORATE_CONTAINER", spec.name.to_string()),
+            ("QUORATE_CONTAINER_ID", order.key.0.0.to_string()),
+            ("QUORATE_EPOCH", order.key.1.0.to_string()),
+            ("QUORATE_INCARNATION", order.incarnation.0.to_string()),
+            ("QUORATE_NODE", self.node_name.clone()),
+            ("QUORATE_NODE_ID", self.node.0.to_string()),
+            ("QUORATE_PRIVATE_AREA", area.to_string_lossy().into_owned()),
+        ];
+        environment.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        environment.into_iter().collect()
+    }
+
+    fn started(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Started>> {
+        self.started.lock().expect("nothing panics while it holds what was started")
+    }
+}
+
+impl Hands for Driven {
+    fn start(&self, order: &StartOrder) -> Result<(), NotStarted> {
+        let failed = |error: runtime::DriverError| NotStarted::Failed(chain(&error));
+        let runtime = self.chosen().map_err(NotStarted::Failed)?;
+        check_command(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
+        self.await_namespace(order.incarnation, order.policy).map_err(NotStarted::Failed)?;
+        let storage = storage_of(&order.spec.storage.kind);
+        let rootfs = rootfs_of(&storage, &order.spec).map_err(failed)?;
+        let area = storage.prepare(order.key.0).map_err(failed)?;
+        let claim = Claim {
+            cluster: self.cluster,
+            generation: self.generation,
+            container: order.key.0,
+            epoch: order.key.1,
+            node: self.node,
+            incarnation: order.incarnation,
+            boot: self.boot,
+        };
+        claims::claim(&area, &claim).map_err(|error| match &error {
+            // The storage failed, not the claim: another try, or another node, may succeed.
+            ClaimError::Io { .. } => NotStarted::Failed(chain(&error)),
+            _ => NotStarted::Claim(chain(&error)),
+        })?;
+        let started =
+            Started { runtime: runtime.clone(), workload: workload_of(order), storage: order.spec.storage.kind.clone() };
+        self.started().insert(order.key, started);
+        runtime.start(&self.start_spec(order, area, rootfs)).map_err(failed)
+    }
+
+    fn stop(&self, key: Key, grace: Duration) -> Result<(), String> {
+        let began = self.started().get(&key).cloned();
+        match &began {
+            Some(began) => began.runtime.stop(&began.workload, grace).map_err(|error| chain(&error))?,
+            None => {
+                for (runtime, found) in self.found()? {
+                    if (found.workload.container, found.workload.epoch) == key {
+                        runtime.stop(&found.workload, grace).map_err(|error| chain(&error))?;
+                    }
+                }
+            }
+        }
+        if let Some(began) = began {
+            storage_of(&began.storage).release(key.0).map_err(|error| chain(&error))?;
+            self.started().remove(&key);
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, _key: Key, spec: &WantedSpec) -> Result<(), String> {
+        let runtime = self.chosen()?;
+        check_command(runtime.as_ref(), spec)?;
+        let storage = storage_of(&spec.storage.kind);
+        storage.check().and_then(|()| rootfs_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
+    }
+
+    /// A plain directory needs nothing that would have to be undone.
+    fn unprepare(&self, _key: Key) {}
+
+    fn look(&self) -> Result<Vec<Workload>, String> {
+        let workload = |found: runtime::Found| Workload {
+            container: found.workload.container,
+            epoch: found.workload.epoch,
+            incarnation: found.workload.incarnation,
+            policy: found.workload.policy,
+            shape: if found.alive { Shape::Alive } else { Shape::Remains },
+        };
+        Ok(self.found()?.into_iter().map(|(_, found)| workload(found)).collect())
+    }
+}
+
+fn workload_of(order: &StartOrder) -> runtime::Workload {
+    runtime::Workload {
+        container: order.key.0,
+        epoch: order.key.1,
+        incarnation: order.incarnation,
+        policy: order.policy,
+    }
+}
+
+fn storage_of(kind: &StorageKind) -> DirectoryStorage {
+    match kind {
+        StorageKind::Directory { path } => DirectoryStorage::new(path.as_ref()),
+    }
+}
+
+fn rootfs_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Option<PathBuf>, runtime::DriverError> {
+    match &*spec.template.path {
+        "" => Ok(None),
+        path => storage.template(path).map(Some),
+    }
+}
+
+/// Only a root file system of a template's own has an init to start where no command is given.
+fn check_command(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
+    let has_init = runtime.name() != "process" && !spec.template.path.is_empty();
+    if spec.spec.command.is_empty() && !has_init {
+        return Err(format!("it has no command, and with runtime {} its template has no init", runtime.name()));
+    }
+    Ok(())
+}

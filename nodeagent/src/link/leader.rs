@@ -1,0 +1,282 @@
+//! The session with the leader: finds it, opens with id and secret, says what the mind says, hears what it wants.
+//! Everybody who might lead is asked at once and the first to say welcome is it: a dead member costs no time.
+//! While the leader owes answers to heartbeats, the others are asked already, and the session moves when one of them leads.
+//! Absent: no memory of what was said; the mind repeats it to the next leader.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cluster::MemberId;
+use cluster::agent::{ToAgent, ToLeader};
+use decide::Input;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proto::wire::agents_client::AgentsClient;
+use proto::wire::{self, from_agent, to_agent};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{LinkError, PAUSE_FIRST, Pause, Pulse, connect, endpoint};
+
+/// From the opening to the welcome.
+const WELCOME_WITHIN: Duration = Duration::from_millis(1_000);
+/// A leader that owes an answer to a heartbeat for this long may be gone: the others are asked.
+const DOUBT_AFTER: Duration = Duration::from_millis(400);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The last resort where heartbeats and session end at different machines.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(1_000);
+const KEEP_ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
+/// Words under way; a leader that takes none is no leader.
+const WORDS_MAX: usize = 64;
+/// A whole desired set with all specs: 10,000 containers of 4 KiB.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The mind's end of the session.
+pub struct Leader {
+    orders: mpsc::UnboundedSender<Order>,
+    candidates: watch::Sender<BTreeSet<String>>,
+}
+
+enum Order {
+    Seek,
+    Say(wire::FromAgent),
+}
+
+impl Leader {
+    /// Starts the task; `inputs` hears `LeaderConnected`, `FromLeader`, `LeaderLost` and `Leave`.
+    pub fn start(
+        hello: wire::AgentHello,
+        seeds: impl IntoIterator<Item = String>,
+        inputs: mpsc::UnboundedSender<Input>,
+        pulse: Pulse,
+    ) -> Leader {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let (candidates, receive_candidates) = watch::channel(seeds.into_iter().collect());
+        let seeker = Seeker { hello, candidates: receive_candidates, pulse };
+        tokio::spawn(attend(seeker, receiver, inputs));
+        Leader { orders, candidates }
+    }
+
+    /// Finds the leader, unless there is a session.
+    pub fn seek(&self) {
+        let _ = self.orders.send(Order::Seek);
+    }
+
+    /// Lost without a session.
+    pub fn say(&self, said: &ToLeader) {
+        let _ = self.orders.send(Order::Say(said.into()));
+    }
+
+    /// Who may lead, besides the seeds and whoever is hinted at.
+    pub fn candidates(&self, addresses: impl IntoIterator<Item = String>) {
+        self.candidates.send_modify(|known| known.extend(addresses));
+    }
+}
+
+/// An open session.
+struct Session {
+    member: MemberId,
+    address: String,
+    words: mpsc::Sender<wire::FromAgent>,
+    incoming: Streaming<wire::ToAgent>,
+}
+
+/// How one session went on.
+enum Next {
+    Seek,
+    /// Another member leads already.
+    Move(Session),
+    /// The agent is ending.
+    End,
+}
+
+async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inputs: mpsc::UnboundedSender<Input>) {
+    loop {
+        match orders.recv().await {
+            Some(Order::Seek) => {}
+            Some(Order::Say(_)) => continue,
+            None => return,
+        }
+        let mut session = seeker.seek().await;
+        loop {
+            tracing::info!(peer = session.address, member = %session.member, "session with the leader is open");
+            // What was said before this session was said to another.
+            while let Ok(order) = orders.try_recv() {
+                drop(order);
+            }
+            let _ = inputs.send(Input::LeaderConnected { member: session.member });
+            let next = hold(&seeker, session, &mut orders, &inputs).await;
+            let _ = inputs.send(Input::LeaderLost);
+            match next {
+                Next::Move(other) => session = other,
+                Next::Seek => break,
+                Next::End => return,
+            }
+        }
+    }
+}
+
+async fn hold(
+    seeker: &Seeker,
+    mut session: Session,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+    inputs: &mpsc::UnboundedSender<Input>,
+) -> Next {
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let others = seeker.seek_beside(session.address.clone());
+    tokio::pin!(others);
+    let mut in_doubt = false;
+    let error = loop {
+        tokio::select! {
+            message = session.incoming.message() => match hear(&session.address, message) {
+                Ok(input) => drop(inputs.send(input)),
+                Err(error) => break error,
+            },
+            order = orders.recv() => match order {
+                None => return Next::End,
+                Some(Order::Seek) => {}
+                Some(Order::Say(word)) => {
+                    if session.words.try_send(word).is_err() {
+                        break LinkError::Silent { address: session.address };
+                    }
+                }
+            },
+            other = &mut others, if in_doubt => return Next::Move(other),
+            _ = look.tick() => in_doubt = seeker.pulse.silence(&session.address) > DOUBT_AFTER,
+        }
+    };
+    tracing::warn!(member = %session.member, error = %crate::chain(&error), "session with the leader is over");
+    Next::Seek
+}
+
+fn hear(
+    address: &str,
+    message: Result<Option<wire::ToAgent>, tonic::Status>,
+) -> Result<Input, LinkError> {
+    let address = || address.to_owned();
+    let said = message
+        .map_err(|status| LinkError::call("hear from", &address(), status))?
+        .ok_or_else(|| LinkError::Closed { address: address() })?;
+    match said.message {
+        Some(to_agent::Message::PleaseLeave(_)) => Ok(Input::Leave),
+        Some(to_agent::Message::Refused(refused)) => {
+            Err(LinkError::Refused { address: address(), reason: refused.reason, text: refused.text })
+        }
+        Some(to_agent::Message::NotLeader(_)) => Err(LinkError::Closed { address: address() }),
+        _ => {
+            let said = ToAgent::try_from(said).map_err(|source| LinkError::Words { address: address(), source })?;
+            Ok(Input::FromLeader(said))
+        }
+    }
+}
+
+struct Seeker {
+    hello: wire::AgentHello,
+    candidates: watch::Receiver<BTreeSet<String>>,
+    pulse: Pulse,
+}
+
+/// What one member answered to the opening.
+enum Answer {
+    Welcome(Session),
+    /// Not it; where it says the leader is.
+    Elsewhere(Option<String>),
+}
+
+impl Seeker {
+    /// The session with whoever leads; asks until there is one.
+    async fn seek(&self) -> Session {
+        let mut pause = Pause::new();
+        loop {
+            let asked = self.candidates.borrow().clone();
+            match self.ask(asked).await {
+                Ok(session) => return session,
+                Err(Some(error)) => {
+                    tracing::debug!(error = %crate::chain(&error), "no leader found; asking again");
+                    if let LinkError::Refused { .. } = error {
+                        tracing::error!(error = %error, "this node is refused");
+                    }
+                }
+                Err(None) => tracing::debug!("no leader at present; asking again"),
+            }
+            // An election takes a few hundred milliseconds: longer pauses would be added to every failover.
+            sleep(pause.next().min(PAUSE_FIRST * 4)).await;
+        }
+    }
+
+    /// The same among everybody but `address`, who already has a session.
+    async fn seek_beside(&self, address: String) -> Session {
+        loop {
+            let mut asked = self.candidates.borrow().clone();
+            asked.remove(&address);
+            if let Ok(session) = self.ask(asked).await
+                && session.address != address
+            {
+                return session;
+            }
+            sleep(PAUSE_FIRST * 2).await;
+        }
+    }
+
+    /// Asks all at once, and whoever they hint at. `Err` with the last error, if there was one.
+    async fn ask(&self, candidates: BTreeSet<String>) -> Result<Session, Option<LinkError>> {
+        let mut asked = candidates;
+        let mut answers: FuturesUnordered<_> = asked.iter().map(|address| self.open(address.clone())).collect();
+        let mut last = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(Answer::Welcome(session)) => return Ok(session),
+                Ok(Answer::Elsewhere(Some(hint))) => {
+                    if asked.insert(hint.clone()) {
+                        answers.push(self.open(hint));
+                    }
+                }
+                Ok(Answer::Elsewhere(None)) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn open(&self, address: String) -> Result<Answer, LinkError> {
+        let endpoint = endpoint(&address)?
+            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
+            .keep_alive_while_idle(true);
+        let channel = connect(endpoint, &address).await?;
+        let mut client = AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (words, outgoing) = mpsc::channel(WORDS_MAX);
+        let hello = wire::FromAgent { message: Some(from_agent::Message::Hello(self.hello.clone())) };
+        words.try_send(hello).expect("the channel is new and has room");
+        let opening = async {
+            let mut incoming = client
+                .session(ReceiverStream::new(outgoing))
+                .await
+                .map_err(|status| LinkError::call("open session", &address, status))?
+                .into_inner();
+            let first = incoming.message().await.map_err(|status| LinkError::call("open session", &address, status))?;
+            match first.and_then(|said| said.message) {
+                Some(to_agent::Message::Welcome(welcome)) => {
+                    let member = MemberId(welcome.member);
+                    Ok(Answer::Welcome(Session { member, address: address.clone(), words, incoming }))
+                }
+                Some(to_agent::Message::NotLeader(not)) => {
+                    let hint = Some(not.peer_address).filter(|hint| crate::identity::check_address(hint).is_ok());
+                    Ok(Answer::Elsewhere(hint))
+                }
+                Some(to_agent::Message::Refused(refused)) => Err(LinkError::Refused {
+                    address: address.clone(),
+                    reason: refused.reason,
+                    text: refused.text,
+                }),
+                _ => Err(LinkError::Closed { address: address.clone() }),
+            }
+        };
+        match timeout(WELCOME_WITHIN, opening).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LinkError::Silent { address }),
+        }
+    }
+}
