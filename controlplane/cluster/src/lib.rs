@@ -22,7 +22,7 @@ pub mod invariants;
 mod story;
 
 pub use apply::{Applied, Outcome, Rejected, apply, apply_membership};
-pub use command::{Command, Entry};
+pub use command::{Command, Entry, IntentOrder, Registration, Report, Reported, SettingsChange};
 pub use digest::StateHash;
 pub use event::Event;
 pub use model::container::*;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Done, Outcome, Rejected, Step, valid, wrong_state};
 use crate::event::Event;
-use crate::model::container::{Assignment, Container, Order, Placement};
+use crate::model::container::{Assignment, Container, Order, Placement, Unplaced};
 use crate::model::decision::{Decision, Trigger};
 use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
 use crate::placement;
@@ -115,15 +115,10 @@ impl Step<'_> {
 
     /// The source has closed its epoch after `Handoff`. The target gets it at once, if it still may; what the planner
     /// decided stays the decision. Otherwise it waits for a place like any other.
-    pub(super) fn hand_over(
-        &mut self,
-        container: Container,
-        target: NodeId,
-        prepared: Incarnation,
-    ) -> Result<(), Container> {
+    pub(super) fn hand_over(&mut self, container: Container, from: NodeId, target: NodeId, prepared: Incarnation) {
         let current = self.state.node(target).and_then(|node| node.up());
         if current != Some(prepared) || placement::feasible(self.state, &container, target).is_err() {
-            return Err(container);
+            return self.unplace(container, Unplaced::Moving { from });
         }
         let decision = container.decision.and_then(|revision| self.state.decision(revision));
         let trigger = decision.map_or(Trigger::Moved { by_request: false }, |decision| decision.trigger.clone());
@@ -132,7 +127,6 @@ impl Step<'_> {
             _ => container.home,
         };
         self.hand_to(Container { home, ..container }, target, prepared, trigger);
-        Ok(())
     }
 
     /// The container and its assignment, if `epoch` is the one in force.

@@ -85,9 +85,7 @@ impl Step<'_> {
         }
         match order {
             Some(Order::Handoff { target, target_incarnation, .. }) => {
-                if let Err(container) = self.hand_over(container, target, target_incarnation) {
-                    self.unplace(container, Unplaced::Moving { from });
-                }
+                self.hand_over(container, from, target, target_incarnation);
             }
             Some(Order::Stop { then: AfterStop::Restart | AfterStop::Rest } | Order::Blocked { .. }) => {
                 self.unplace(container, Unplaced::Moving { from });

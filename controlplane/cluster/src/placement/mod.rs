@@ -25,8 +25,7 @@ use crate::state::State;
 /// Errs with the first rule that says no.
 pub fn feasible(state: &State, container: &Container, node: NodeId) -> Result<(), Rejection> {
     let node = state.node(node).ok_or(Rejection::NotUp)?;
-    let case = rules::Case { state, container, node };
-    rules::TABLE.iter().try_for_each(|rule| rule(&case))
+    rules::Case::of(state, container, node).judge()
 }
 
 /// Nodes that may take `container`, best first; `exclude` and the suspects are left out. Ties end at the smaller node
@@ -61,7 +60,7 @@ pub fn decide_for(
 ) -> Result<Decision, Rejection> {
     feasible(state, container, target)?;
     let node = state.node(target).ok_or(Rejection::NotUp)?;
-    let score = Score::of(&rules::Case { state, container, node });
+    let score = Score::of(&rules::Case::of(state, container, node));
     Ok(Decision {
         container: container.id,
         trigger,

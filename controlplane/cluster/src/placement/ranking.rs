@@ -6,10 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::rules::Case;
-use super::{Rejection, Score, feasible};
+use super::{Rejection, Score};
 use crate::model::container::Container;
 use crate::model::decision::{Decision, RejectionCount, Trigger};
 use crate::model::ids::{ContainerId, NodeId, Revision};
+use crate::model::node::Node;
 use crate::state::State;
 
 /// Candidates named in a decision.
@@ -28,11 +29,18 @@ pub struct Ranking {
 
 impl Ranking {
     pub fn of(state: &State, container: &Container, exclude: Option<NodeId>, suspects: &BTreeSet<NodeId>) -> Ranking {
-        let mut ranking = Ranking { verdicts: BTreeMap::new(), feasible: BTreeSet::new(), rejected: BTreeMap::new() };
-        for node in state.nodes().filter(|node| Some(node.id) != exclude) {
-            ranking.judge(state, container, node.id, suspects);
+        let asked = state.nodes().filter(|node| Some(node.id) != exclude);
+        let verdicts: Vec<_> = asked.map(|node| (node.id, verdict(state, container, node, suspects))).collect();
+        let mut rejected: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (node, rejection) in verdicts.iter().filter_map(|(node, verdict)| Some((node, verdict.as_ref().err()?))) {
+            rejected.entry(rejection.code()).or_default().push((rejection.clone(), *node));
         }
-        ranking
+        // Collected whole: a tree built at once costs a fraction of one built node by node.
+        Ranking {
+            feasible: verdicts.iter().filter_map(|(_, verdict)| verdict.clone().ok()).collect(),
+            rejected: rejected.into_iter().map(|(code, nodes)| (code, nodes.into_iter().collect())).collect(),
+            verdicts: verdicts.into_iter().collect(),
+        }
     }
 
     /// Judges `node` anew, after something about it changed. Nodes that were left out stay out.
@@ -52,7 +60,17 @@ impl Ranking {
                 }
             }
         }
-        self.judge(state, container, node, suspects);
+        let Some(judged) = state.node(node) else { return };
+        let verdict = verdict(state, container, judged, suspects);
+        match &verdict {
+            Ok(score) => {
+                self.feasible.insert(score.clone());
+            }
+            Err(rejection) => {
+                self.rejected.entry(rejection.code()).or_default().insert((rejection.clone(), node));
+            }
+        }
+        self.verdicts.insert(node, verdict);
     }
 
     /// The scores of the nodes that may take it.
@@ -76,26 +94,6 @@ impl Ranking {
         }
     }
 
-    fn judge(&mut self, state: &State, container: &Container, node: NodeId, suspects: &BTreeSet<NodeId>) {
-        let verdict = match feasible(state, container, node) {
-            Ok(()) if suspects.contains(&node) => Err(Rejection::Suspect),
-            Ok(()) => {
-                let node = state.node(node).expect("a feasible node exists");
-                Ok(Score::of(&Case { state, container, node }))
-            }
-            Err(rejection) => Err(rejection),
-        };
-        match &verdict {
-            Ok(score) => {
-                self.feasible.insert(score.clone());
-            }
-            Err(rejection) => {
-                self.rejected.entry(rejection.code()).or_default().insert((rejection.clone(), node));
-            }
-        }
-        self.verdicts.insert(node, verdict);
-    }
-
     fn rejections(&self) -> Arc<[RejectionCount]> {
         let count = |nodes: &BTreeSet<(Rejection, NodeId)>| {
             let (reason, _) = nodes.first()?;
@@ -107,6 +105,12 @@ impl Ranking {
         };
         self.rejected.values().filter_map(count).collect()
     }
+}
+
+fn verdict(state: &State, container: &Container, node: &Node, suspects: &BTreeSet<NodeId>) -> Result<Score, Rejection> {
+    let case = Case::of(state, container, node);
+    case.judge()?;
+    if suspects.contains(&node.id) { Err(Rejection::Suspect) } else { Ok(Score::of(&case)) }
 }
 
 /// No node may take a container, and why each may not. Prints as a table.

@@ -33,7 +33,7 @@ impl Score {
     pub(super) fn of(case: &Case) -> Score {
         let spec = &case.container.spec;
         let tier = spec.preferred_owners.iter().position(|tier| tier.contains(&case.node.id));
-        let (capacity, used) = (case.node.capacity(), case.used_by_others().plus(spec.resources));
+        let (capacity, used) = (case.node.capacity(), case.used_by_others.plus(spec.resources));
         let cpu_capacity = capacity.cpu_millis.saturating_mul(CPU_OVERCOMMIT);
         Score {
             astray: is_astray(case.container, case.node.id),

@@ -9,8 +9,8 @@ use crate::model::ids::{Name, NodeId};
 use crate::placement::Ranking;
 use crate::state::State;
 
-/// Verdicts kept in all: shapes × nodes.
-const VERDICTS_MAX: usize = 1 << 20;
+/// Verdicts kept in all: shapes × nodes. Some 200 bytes each.
+const VERDICTS_MAX: usize = 1 << 18;
 
 pub(super) struct Rankings {
     known: BTreeMap<Shape, Known>,

@@ -32,7 +32,7 @@ proptest! {
             match command(&story, throw) {
                 Some(command) => {
                     let session = SessionId(u128::from(throw.1 % 2));
-                    let request = (throw.2 % 4 == 0).then_some(RequestId { session, sequence: step as u64 / 3 });
+                    let request = (throw.2.is_multiple_of(4)).then_some(RequestId { session, sequence: step as u64 / 3 });
                     story.apply(Entry { at: story.now, request, command });
                 }
                 None => { story.plan(); }
@@ -54,7 +54,7 @@ proptest! {
 
 fn command(story: &Story, (kind, who, how, wrong): Throw) -> Option<Command> {
     let node = NodeId(1 + u64::from(who) % NODES);
-    let stale = u64::from(wrong % 8 == 0);
+    let stale = u64::from(wrong.is_multiple_of(8));
     let incarnation =
         Incarnation(story.state.node(node).map_or(0, |node| node.health.incarnation().0).saturating_sub(stale));
     let count = story.state.truth().next_container - 1;
@@ -70,27 +70,30 @@ fn command(story: &Story, (kind, who, how, wrong): Throw) -> Option<Command> {
         },
         4 => Command::SetDesired { container, desired: desired(how % 3) },
         5 => Command::RestartContainer { container },
-        6 => Command::MoveContainer { container, target: (how % 2 == 0).then_some(NodeId(1 + u64::from(how) % NODES)) },
+        6 => Command::MoveContainer {
+            container,
+            target: (how.is_multiple_of(2)).then_some(NodeId(1 + u64::from(how) % NODES)),
+        },
         7 => Command::AnnotateContainer {
             container,
-            changes: BTreeMap::from([("k".into(), (how % 2 == 0).then(|| "v".into()))]),
+            changes: BTreeMap::from([("k".into(), (how.is_multiple_of(2)).then(|| "v".into()))]),
         },
         8 => Command::Assign { container, after: epoch, node, incarnation, decision: chosen(container, node) },
         9 => Command::BeginHandover { container, epoch, target: node, decision: chosen(container, node) },
         10 => Command::BeginHandoff { container, epoch },
-        11 if how % 2 == 0 => Command::AbortHandover { container, epoch, reason: "random".into() },
+        11 if how.is_multiple_of(2) => Command::AbortHandover { container, epoch, reason: "random".into() },
         11 => Command::BlockHandover { container, epoch },
         12..=14 => report(story, container, epoch, node, incarnation, how),
         15 => Command::BeginFencing { node, incarnation, cause: cause(how) },
         16..=17 => Command::RecordFenced { node, incarnation, proof: proof(how) },
         18 => registration(story, node, Incarnation(incarnation.0), how),
         19 => Command::SetNodeIntent { node, intent: intent(how) },
-        20 if how % 3 == 0 => Command::HoldContainer { container, after: epoch, reason: "random".into() },
+        20 if how.is_multiple_of(3) => Command::HoldContainer { container, after: epoch, reason: "random".into() },
         20 if how % 3 == 1 => Command::TripBrake { silent: 3, of: 4 },
         20 => Command::ReleaseBrake,
-        _ if how % 4 == 0 => Command::RemoveNode { node },
+        _ if how.is_multiple_of(4) => Command::RemoveNode { node },
         _ if how % 4 == 1 => {
-            Command::SetNodeRole { node, role: if who % 2 == 0 { Role::Active } else { Role::Standby } }
+            Command::SetNodeRole { node, role: if who.is_multiple_of(2) { Role::Active } else { Role::Standby } }
         }
         _ => {
             let terms = Some(Profile::ALL[usize::from(how) % 3].terms());
@@ -104,9 +107,9 @@ fn any_spec(who: u8, how: u8) -> ContainerSpec {
     let base = spec(&format!("c{}", who % 12));
     ContainerSpec {
         resources: crate::model::resources::Resources { memory_bytes: memory * GIB, ..base.resources },
-        class: if how % 7 == 0 { Class::None } else { Class::Guaranteed },
-        priority: if how % 6 == 0 { 0 } else { 500 },
-        on_quorum_loss: if how % 3 == 0 { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop },
+        class: if how.is_multiple_of(7) { Class::None } else { Class::Guaranteed },
+        priority: if how.is_multiple_of(6) { 0 } else { 500 },
+        on_quorum_loss: if how.is_multiple_of(3) { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop },
         restart: RestartPolicy { max: u32::from(how % 3), ..RestartPolicy::default() },
         ..base
     }
@@ -123,10 +126,10 @@ fn report(
 ) -> Command {
     let assignment = story.state.container(container).and_then(|container| container.assignment());
     let speaker = match assignment {
-        Some(Assignment { order: Order::Prepare { target, target_incarnation, .. }, .. }) if how % 2 == 0 => {
+        Some(Assignment { order: Order::Prepare { target, target_incarnation, .. }, .. }) if how.is_multiple_of(2) => {
             (*target, *target_incarnation)
         }
-        Some(assignment) if how % 16 != 0 => (assignment.node, assignment.incarnation),
+        Some(assignment) if !how.is_multiple_of(16) => (assignment.node, assignment.incarnation),
         _ => (node, incarnation),
     };
     let what = match how % 8 {
@@ -144,10 +147,10 @@ fn report(
 
 fn registration(story: &Story, node: NodeId, ends: Incarnation, how: u8) -> Command {
     let boot = story.state.node(node).and_then(|node| node.health.boot()).unwrap_or_default();
-    let boot = if how % 3 == 0 { BootId(u128::from(how)) } else { boot };
-    let class = if how % 5 == 0 { FencingClass::F0 } else { FencingClass::F1 };
+    let boot = if how.is_multiple_of(3) { BootId(u128::from(how)) } else { boot };
+    let class = if how.is_multiple_of(5) { FencingClass::F0 } else { FencingClass::F1 };
     let facts = NodeFacts { class, ..facts(4 + u64::from(how % 8)) };
-    Command::RegisterNode(Box::new(Registration { node, ends, boot, empty: how % 2 == 0, facts }))
+    Command::RegisterNode(Box::new(Registration { node, ends, boot, empty: how.is_multiple_of(2), facts }))
 }
 
 fn desired(how: u8) -> Desired {

@@ -7,7 +7,7 @@ use crate::placement::Rejection;
 pub const CPU_OVERCOMMIT: u64 = 4;
 
 pub(super) fn rule(case: &Case) -> Result<(), Rejection> {
-    let wanted = case.used_by_others().plus(case.container.spec.resources).cpu_millis;
+    let wanted = case.used_by_others.plus(case.container.spec.resources).cpu_millis;
     match wanted.saturating_sub(case.node.capacity().cpu_millis.saturating_mul(CPU_OVERCOMMIT)) {
         0 => Ok(()),
         missing_millis => Err(Rejection::CpuShort { missing_millis }),

@@ -24,9 +24,13 @@ pub(super) struct Case<'a> {
     pub state: &'a State,
     pub container: &'a Container,
     pub node: &'a Node,
+    /// What is spoken for on the node, this container left out.
+    pub used_by_others: Resources,
 }
 
-pub(super) const TABLE: [fn(&Case) -> Result<(), Rejection>; 9] = [
+type Rule = fn(&Case) -> Result<(), Rejection>;
+
+const TABLE: [Rule; 9] = [
     up::rule,
     schedulable::rule,
     possible_owners::rule,
@@ -38,13 +42,16 @@ pub(super) const TABLE: [fn(&Case) -> Result<(), Rejection>; 9] = [
     cpu::rule,
 ];
 
-impl Case<'_> {
-    /// What is spoken for on the node, this container left out.
-    pub fn used_by_others(&self) -> Resources {
-        let used = self.state.used(self.node.id);
-        match self.state.claim(self.node.id, self.container.id) {
-            Some(_) => used.minus(self.container.spec.resources),
-            None => used,
-        }
+impl<'a> Case<'a> {
+    pub fn of(state: &'a State, container: &'a Container, node: &'a Node) -> Case<'a> {
+        let used = state.used(node.id);
+        let claimed = container.assignment().is_some() && state.claim(node.id, container.id).is_some();
+        let used_by_others = if claimed { used.minus(container.spec.resources) } else { used };
+        Case { state, container, node, used_by_others }
+    }
+
+    /// The first rule that says no.
+    pub fn judge(&self) -> Result<(), Rejection> {
+        TABLE.iter().try_for_each(|rule| rule(self))
     }
 }
