@@ -181,6 +181,8 @@ impl Switch {
         for folder in [&config.run_dir, &config.state_dir] {
             make_private_folder(folder).map_err(io("create folder", folder))?;
         }
+        // The name an agent knows this process by.
+        let _ = rustix::thread::set_name(c"quorate-guard");
         let lock = take_lock(&config.run_dir.join("guard.lock"))?;
         record::prune(&config.state_dir).map_err(io("read records in", &config.state_dir))?;
         let slot = Slot::create(&config.slot).map_err(GuardError::Slot)?;
