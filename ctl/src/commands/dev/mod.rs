@@ -1,0 +1,318 @@
+//! A playground of real processes on this machine: bring a cluster up, break it, watch it, take it down.
+
+mod demo;
+mod machine;
+mod playground;
+mod rootfs;
+mod witness;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use rustix::process::Signal;
+
+use crate::output::{Progress, table};
+use playground::{Playground, Profile};
+
+#[derive(Subcommand)]
+pub enum Dev {
+    /// Shows a failover: a node loses its power, then a node together with the leader
+    Demo {
+        #[command(flatten)]
+        start: Start,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+        /// Leave the cluster up afterwards and say how to reach it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Starts a cluster: three members, two active nodes, a standby one
+    Up {
+        #[command(flatten)]
+        start: Start,
+    },
+    /// Ends every process of the playground
+    Down {
+        #[command(flatten)]
+        at: At,
+        /// Delete its folder too
+        #[arg(long)]
+        purge: bool,
+    },
+    /// What runs where
+    Status {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Cuts the power of a machine, or kills one of its services
+    Kill {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Switches a machine on again
+    PowerOn {
+        /// Machine, node or member
+        machine: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Freezes a machine, or one of its services
+    Pause {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Lets it go on
+    Resume {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Takes a machine off the network (root; playground started with --net)
+    Cut {
+        machine: String,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Puts it back
+    Heal {
+        machine: String,
+        #[command(flatten)]
+        at: At,
+    },
+    #[command(hide = true)]
+    Machine { spec: PathBuf },
+    #[command(hide = true)]
+    MachineFirst {
+        spec: PathBuf,
+        #[arg(long)]
+        own_proc: bool,
+    },
+    #[command(hide = true)]
+    Witness,
+}
+
+#[derive(Args)]
+pub struct At {
+    /// Where the playground lives
+    #[arg(long, env = "QUORATE_DEV_DIR", value_name = "DIR", default_value_os_t = default_dir())]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Start {
+    /// Where to put it; must be empty or missing
+    #[arg(long, env = "QUORATE_DEV_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Lease profile: how fast, against how patient
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
+    /// What runs the containers: `auto` takes the best that proves itself
+    #[arg(long, default_value = "auto")]
+    runtime: String,
+}
+
+#[derive(Args)]
+pub struct Target {
+    /// Machine, node or member
+    machine: String,
+    /// Only this service of it; the machine as a whole without
+    #[arg(long, value_enum)]
+    service: Option<Part>,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Agent,
+    Member,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Agent => "agent",
+            Part::Member => "member",
+        }
+    }
+}
+
+fn default_dir() -> PathBuf {
+    std::env::temp_dir().join(format!("quorate-dev-{}", rustix::process::getuid().as_raw()))
+}
+
+/// Those that make namespaces must run before any thread is started; `None` for the others.
+pub fn before_threads(dev: &Dev) -> Option<Result<()>> {
+    match dev {
+        Dev::Machine { spec } => Some(machine::outer(spec)),
+        Dev::MachineFirst { spec, own_proc } => Some(machine::first(spec, *own_proc)),
+        Dev::Witness => Some(witness::run()),
+        _ => None,
+    }
+}
+
+pub async fn run(dev: Dev) -> Result<()> {
+    match dev {
+        Dev::Demo { start, json, keep } => run_demo(start, json, keep).await,
+        Dev::Up { start } => up(start).await,
+        Dev::Down { at, purge } => {
+            Playground::load(&at.dir)?.down()?;
+            if purge {
+                std::fs::remove_dir_all(&at.dir).with_context(|| format!("delete {}", at.dir.display()))?;
+            }
+            println!("the playground in {} is down", at.dir.display());
+            Ok(())
+        }
+        Dev::Status { at } => show(&Playground::load(&at.dir)?),
+        Dev::Kill { target } => {
+            let (mut playground, machine) = target.find()?;
+            match target.service {
+                None => playground.power_off(&machine)?,
+                Some(part) => machine::send(target.pid(&playground, &machine, part)?, Signal::KILL),
+            }
+            println!("{} is killed", target.what(&machine));
+            Ok(())
+        }
+        Dev::PowerOn { machine, at } => {
+            let mut playground = Playground::load(&at.dir)?;
+            let machine = playground.machine_named(&machine)?;
+            playground.power_on(&machine)?;
+            println!("{machine} is on");
+            Ok(())
+        }
+        Dev::Pause { target } => target.signal(Signal::STOP, "paused"),
+        Dev::Resume { target } => target.signal(Signal::CONT, "resumed"),
+        Dev::Cut { machine, at } => cut(&at, &machine, "cut"),
+        Dev::Heal { machine, at } => cut(&at, &machine, "heal"),
+        Dev::Machine { .. } | Dev::MachineFirst { .. } | Dev::Witness => {
+            unreachable!("`before_threads` carries these out")
+        }
+    }
+}
+
+async fn run_demo(start: Start, json: bool, keep: bool) -> Result<()> {
+    let (mut playground, progress) = start.plan()?;
+    let shown = async {
+        playground.bring_up(&progress).await?;
+        demo::run(&mut playground, &progress).await
+    };
+    let ended = tokio::select! {
+        report = shown => report,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    // What is in dev.json is what runs, whatever the future above had got to.
+    let mut playground = Playground::load(&playground.dir).unwrap_or(playground);
+    let dir = playground.dir.clone();
+    let report = match ended {
+        Ok(report) => report,
+        Err(error) => {
+            if !keep {
+                playground.down()?;
+            }
+            return Err(error.context(format!("the demonstration failed; everything it left is in {}", dir.display())));
+        }
+    };
+    if json {
+        crate::output::print_json(&serde_json::to_value(&report)?);
+    } else {
+        print!("{}", report.for_people());
+    }
+    if keep {
+        eprintln!("{}", demo::how_to_reach(&playground));
+    } else {
+        playground.down()?;
+    }
+    if !report.is_good() {
+        bail!("the promise was broken: {} overlaps, {} lost; see {}", report.overlaps, report.lost, dir.display());
+    }
+    if !keep {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("delete {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+async fn up(start: Start) -> Result<()> {
+    let (mut playground, progress) = start.plan()?;
+    if let Err(error) = playground.bring_up(&progress).await {
+        playground.down()?;
+        return Err(error.context(format!("the logs are in {}", playground.dir.display())));
+    }
+    progress.done("the cluster is up");
+    println!("{}", demo::how_to_reach(&playground));
+    Ok(())
+}
+
+impl Start {
+    fn plan(&self) -> Result<(Playground, Progress)> {
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => default_dir(),
+        };
+        if let Ok(mut before) = Playground::load(&dir) {
+            if before.machines.values().any(|machine| machine.root.is_some_and(machine::Root::is_alive)) {
+                bail!("a playground is up in {}; `quoratectl dev down` ends it", dir.display());
+            }
+            before.down()?;
+            std::fs::remove_dir_all(&dir).with_context(|| format!("delete {}", dir.display()))?;
+        }
+        if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            bail!("{} is not empty and no playground; name another with --dir", dir.display());
+        }
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let playground = Playground::plan(&dir, self.profile, &self.runtime)?;
+        Ok((playground, Progress::new("starting a cluster")))
+    }
+}
+
+impl Target {
+    fn find(&self) -> Result<(Playground, String)> {
+        let playground = Playground::load(&self.at.dir)?;
+        let machine = playground.machine_named(&self.machine)?;
+        Ok((playground, machine))
+    }
+
+    fn pid(&self, playground: &Playground, machine: &str, part: Part) -> Result<i32> {
+        playground.root(machine)?.service(&playground.running_file(machine), part.name())
+    }
+
+    fn what(&self, machine: &str) -> String {
+        self.service.map_or(machine.to_owned(), |part| format!("the {} of {machine}", part.name()))
+    }
+
+    fn signal(&self, signal: Signal, done: &str) -> Result<()> {
+        let (playground, machine) = self.find()?;
+        match self.service {
+            None => playground.root(&machine)?.signal_all(signal),
+            Some(part) => machine::send(self.pid(&playground, &machine, part)?, signal),
+        }
+        println!("{} is {done}", self.what(&machine));
+        Ok(())
+    }
+}
+
+fn show(playground: &Playground) -> Result<()> {
+    let rows = playground.machines.iter().map(|(name, machine)| {
+        let on = machine.root.is_some_and(machine::Root::is_alive);
+        let member = machine.member.as_ref();
+        let node = machine.node.as_ref();
+        vec![
+            name.clone(),
+            if on { "on".into() } else { "off".into() },
+            member.map_or("-".into(), |member| format!("{} ({})", member.name, member.api)),
+            node.map_or("-".into(), |node| {
+                if node.standby { format!("{} (standby)", node.name) } else { node.name.clone() }
+            }),
+        ]
+    });
+    println!("{}", table(&["machine", "power", "member", "node"], rows));
+    println!("\nquoratectl --server {} …", playground.apis().join(","));
+    Ok(())
+}
+
+fn cut(at: &At, machine: &str, verb: &str) -> Result<()> {
+    let playground = Playground::load(&at.dir)?;
+    let machine = playground.machine_named(machine)?;
+    bail!("cannot {verb} {machine}: the machines of this playground share the loopback network; `dev pause` freezes one")
+}

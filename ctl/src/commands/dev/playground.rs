@@ -1,0 +1,467 @@
+//! A whole cluster of real processes on this machine: where everything lies, how it is brought up and taken down.
+//! In: a folder. Out: machines (pid namespaces) with members, agents and guards; what is known of them in `dev.json`.
+//! Absent: no shortcuts; everything that can be asked of the cluster is asked through its public API.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use proto::v1::{self, cluster_service_client::ClusterServiceClient, node_service_client::NodeServiceClient};
+use proto::v1::{storage_service_client::StorageServiceClient, template_service_client::TemplateServiceClient};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::machine::{self, Root, Service, Spec};
+use crate::client::Client;
+use crate::output::{Progress, TimedOut};
+
+/// What a playground's containers run from.
+pub const TEMPLATE: &str = "demo";
+pub const STORAGE: &str = "shared";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Playground {
+    pub dir: PathBuf,
+    pub profile: Profile,
+    pub runtime: String,
+    /// Keyed by name.
+    pub machines: BTreeMap<String, Machine>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Machine {
+    pub member: Option<Member>,
+    pub node: Option<Node>,
+    /// `None` while its power is off.
+    pub root: Option<Root>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Member {
+    pub name: String,
+    pub api: String,
+    pub peer: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    pub standby: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    Fast,
+    #[default]
+    Default,
+    Relaxed,
+}
+
+impl Profile {
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Fast => "fast",
+            Profile::Default => "default",
+            Profile::Relaxed => "relaxed",
+        }
+    }
+
+    fn message(self) -> v1::LeaseProfile {
+        match self {
+            Profile::Fast => v1::LeaseProfile::Fast,
+            Profile::Default => v1::LeaseProfile::Default,
+            Profile::Relaxed => v1::LeaseProfile::Relaxed,
+        }
+    }
+}
+
+/// The programs a playground is made of, beside this one.
+pub struct Programs {
+    pub member: PathBuf,
+    pub agent: PathBuf,
+    pub own: PathBuf,
+}
+
+impl Programs {
+    pub fn find() -> Result<Programs> {
+        let own = std::env::current_exe().context("find this program")?;
+        let beside = |name: &str| {
+            let path = own.with_file_name(name);
+            ensure!(path.is_file(), "{} is missing: build the whole workspace (cargo build --release)", path.display());
+            Ok(path)
+        };
+        beside("quorate-guard")?;
+        Ok(Programs { member: beside("quorated")?, agent: beside("quorate-agent")?, own: own.clone() })
+    }
+}
+
+impl Playground {
+    /// The guide's example: two active nodes and a standby one; a member beside each active node, the third alone.
+    pub fn plan(dir: &Path, profile: Profile, runtime: &str) -> Result<Playground> {
+        let mut ports = free_ports(6)?.into_iter();
+        let mut member = |at: u32| {
+            let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("six ports are planned");
+            anyhow::Ok(Member { name: format!("member-{at}"), api: address()?, peer: address()? })
+        };
+        let node = |at: u32, standby| Some(Node { name: format!("node-{at}"), standby });
+        let machines = [
+            ("machine-1", Machine { member: Some(member(1)?), node: node(1, false), root: None }),
+            ("machine-2", Machine { member: Some(member(2)?), node: node(2, false), root: None }),
+            ("machine-3", Machine { member: Some(member(3)?), node: None, root: None }),
+            ("machine-4", Machine { member: None, node: node(3, true), root: None }),
+        ];
+        let machines = machines.into_iter().map(|(name, machine)| (name.to_owned(), machine)).collect();
+        Ok(Playground { dir: dir.to_owned(), profile, runtime: runtime.to_owned(), machines })
+    }
+
+    pub fn load(dir: &Path) -> Result<Playground> {
+        let path = dir.join("dev.json");
+        let text = fs::read(&path)
+            .with_context(|| format!("no playground in {} (start one with `quoratectl dev up`)", dir.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
+    }
+
+    pub fn save(&self) -> Result<()> {
+        let path = self.dir.join("dev.json");
+        fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("write {}", path.display()))
+    }
+
+    pub fn apis(&self) -> Vec<String> {
+        self.members().map(|(_, member)| member.api.clone()).collect()
+    }
+
+    pub fn client(&self, within: Duration) -> Client {
+        Client::new(self.apis(), within)
+    }
+
+    /// By machine name.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &Member)> {
+        self.machines.iter().filter_map(|(name, machine)| Some((name.as_str(), machine.member.as_ref()?)))
+    }
+
+    /// By machine name.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.machines.iter().filter_map(|(name, machine)| Some((name.as_str(), machine.node.as_ref()?)))
+    }
+
+    /// The machine that `name` means: a machine, or the node or member that lives on it.
+    pub fn machine_named(&self, name: &str) -> Result<String> {
+        let is = |machine: &Machine| {
+            machine.member.as_ref().is_some_and(|it| it.name == name)
+                || machine.node.as_ref().is_some_and(|it| it.name == name)
+        };
+        let found = self.machines.iter().find(|(own, machine)| own.as_str() == name || is(machine));
+        let known: Vec<&str> = self.machines.keys().map(String::as_str).collect();
+        found.map(|(name, _)| name.clone()).with_context(|| format!("no machine {name}; there are {}", known.join(", ")))
+    }
+
+    pub fn shared(&self) -> PathBuf {
+        self.dir.join("shared")
+    }
+
+    fn spec(&self, name: &str, programs: &Programs) -> Spec {
+        let machine = &self.machines[name];
+        let home = self.dir.join(name);
+        let mut services = Vec::new();
+        let text = |path: &Path| path.display().to_string();
+        if let Some(member) = &machine.member {
+            let argv = [
+                text(&programs.member),
+                "run".into(),
+                "--data-dir".into(),
+                text(&home.join("member")),
+                "--name".into(),
+                member.name.clone(),
+                "--listen".into(),
+                member.api.clone(),
+                "--peer-listen".into(),
+                member.peer.clone(),
+            ];
+            let log = home.join("member.log");
+            services.push(Service { name: "member".into(), argv: argv.into(), log, needs: None });
+        }
+        if machine.node.is_some() {
+            let state = home.join("agent");
+            let argv = [
+                text(&programs.agent),
+                "run".into(),
+                "--state-dir".into(),
+                text(&state),
+                "--runtime".into(),
+                self.runtime.clone(),
+                // A machine that is switched on again is another boot; the kernel below it knows nothing of that.
+                "--boot-id".into(),
+                Uuid::new_v4().to_string(),
+                "--cpu-millis".into(),
+                "4000".into(),
+                "--memory-bytes".into(),
+                (4u64 << 30).to_string(),
+            ];
+            let needs = Some(state.join("identity.json"));
+            services.push(Service { name: "agent".into(), argv: argv.into(), log: home.join("agent.log"), needs });
+        }
+        let running = home.join("running.json");
+        Spec { name: name.to_owned(), services, running, pid_file: home.join("root.json") }
+    }
+
+    pub fn power_on(&mut self, name: &str) -> Result<()> {
+        let machine = &self.machines[name];
+        ensure!(machine.root.is_none_or(|root| !root.is_alive()), "{name} is on already");
+        let home = self.dir.join(name);
+        fs::create_dir_all(home.join("agent")).with_context(|| format!("make {}", home.display()))?;
+        let spec = self.spec(name, &Programs::find()?);
+        let root = machine::power_on(&spec, &home.join("machine.json"))?;
+        if let Some(machine) = self.machines.get_mut(name) {
+            machine.root = Some(root);
+        }
+        self.save()
+    }
+
+    /// Everything on it is gone, with no goodbye, when this returns.
+    pub fn power_off(&mut self, name: &str) -> Result<()> {
+        let root = self.machines[name].root.filter(|root| root.is_alive());
+        root.with_context(|| format!("{name} is off already"))?.power_off()?;
+        if let Some(machine) = self.machines.get_mut(name) {
+            machine.root = None;
+        }
+        self.save()
+    }
+
+    pub fn root(&self, name: &str) -> Result<Root> {
+        let root = self.machines[name].root.filter(|root| root.is_alive());
+        root.with_context(|| format!("{name} is off; switch it on with `quoratectl dev power-on {name}`"))
+    }
+
+    pub fn running_file(&self, name: &str) -> PathBuf {
+        self.dir.join(name).join("running.json")
+    }
+
+    /// Cuts the power of every machine.
+    pub fn down(&mut self) -> Result<()> {
+        for name in self.machines.keys().cloned().collect::<Vec<_>>() {
+            if self.machines[&name].root.is_some_and(Root::is_alive) {
+                self.power_off(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From an empty folder to a cluster with its nodes up.
+    pub async fn bring_up(&mut self, progress: &Progress) -> Result<()> {
+        fs::create_dir_all(self.shared()).with_context(|| format!("make {}", self.shared().display()))?;
+        progress.say("starting machines");
+        for name in self.machines.keys().cloned().collect::<Vec<_>>() {
+            self.power_on(&name)?;
+        }
+        progress.say("making a cluster of three members");
+        let members: Vec<Member> = self.members().map(|(_, member)| member.clone()).collect();
+        let [first, others @ ..] = members.as_slice() else { bail!("a playground has members") };
+        self.init(first).await?;
+        for member in others {
+            self.add_member(first, member).await?;
+        }
+        progress.say("registering storage and template, joining nodes");
+        self.register().await?;
+        self.join_nodes().await?;
+        progress.say("waiting for the nodes");
+        self.wait_for_nodes(Duration::from_secs(20)).await
+    }
+
+    async fn init(&self, first: &Member) -> Result<()> {
+        let client = Client::new(vec![first.api.clone()], Duration::from_secs(10));
+        let request = v1::InitRequest {
+            request_id: client.request_id(),
+            name: "playground".into(),
+            lease_profile: self.profile.message() as i32,
+        };
+        client.call(|channel| {
+            let request = request.clone();
+            async move { ClusterServiceClient::new(channel).init(request).await }
+        })
+        .await
+        .with_context(|| format!("make a cluster of {} ({})", first.name, self.log_of(&first.name)))?;
+        Ok(())
+    }
+
+    async fn add_member(&self, first: &Member, member: &Member) -> Result<()> {
+        let client = Client::new(vec![first.api.clone()], Duration::from_secs(20));
+        let request = v1::AddMemberRequest {
+            request_id: client.request_id(),
+            name: member.name.clone(),
+            address: Some(v1::MemberAddress { api: member.api.clone(), peer: member.peer.clone() }),
+            learner: false,
+        };
+        let reply = client
+            .call(|channel| {
+                let request = request.clone();
+                async move { ClusterServiceClient::new(channel).add_member(request).await }
+            })
+            .await
+            .with_context(|| format!("admit {}", member.name))?;
+        let newcomer = Client::new(vec![member.api.clone()], Duration::from_secs(10));
+        let request = v1::EnrolRequest { request_id: newcomer.request_id(), admission: reply.admission };
+        newcomer
+            .call(|channel| {
+                let request = request.clone();
+                async move { ClusterServiceClient::new(channel).enrol(request).await }
+            })
+            .await
+            .with_context(|| format!("enrol {} ({})", member.name, self.log_of(&member.name)))?;
+        let voter = |status: &v1::StatusReply| {
+            let votes = |it: &v1::Member| it.name == member.name && it.role() == v1::MemberRole::Voter;
+            !status.joint && status.members.iter().any(votes)
+        };
+        wait_until(Duration::from_secs(15), &format!("{} votes", member.name), async || {
+            Ok(voter(&status(&client).await?))
+        })
+        .await
+    }
+
+    async fn register(&self) -> Result<()> {
+        let client = self.client(Duration::from_secs(10));
+        let path = self.shared().display().to_string();
+        let storage = v1::Storage {
+            name: STORAGE.into(),
+            kind: Some(v1::storage::Kind::Directory(v1::DirectoryStorage { path })),
+            registered_revision: 0,
+        };
+        let request = v1::RegisterStorageRequest { request_id: client.request_id(), storage: Some(storage) };
+        client
+            .call(|channel| {
+                let request = request.clone();
+                async move { StorageServiceClient::new(channel).register(request).await }
+            })
+            .await
+            .context("register the storage")?;
+        let template = v1::Template {
+            name: TEMPLATE.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            digest: String::new(),
+            kind: v1::TemplateKind::Os as i32,
+            path: super::rootfs::lay_out(&self.shared().join("templates").join(TEMPLATE))?.display().to_string(),
+            registered_revision: 0,
+        };
+        let request = v1::RegisterTemplateRequest { request_id: client.request_id(), template: Some(template) };
+        client
+            .call(|channel| {
+                let request = request.clone();
+                async move { TemplateServiceClient::new(channel).register(request).await }
+            })
+            .await
+            .context("register the template")?;
+        Ok(())
+    }
+
+    /// Joins every node and leaves its identity where its agent looks for it.
+    async fn join_nodes(&self) -> Result<()> {
+        let client = self.client(Duration::from_secs(10));
+        for (machine, node) in self.nodes() {
+            let role = if node.standby { v1::NodeRole::Standby } else { v1::NodeRole::Active };
+            let request = v1::JoinRequest {
+                request_id: client.request_id(),
+                name: node.name.clone(),
+                role: role as i32,
+                labels: Default::default(),
+                failure_domain: machine.to_owned(),
+            };
+            let reply = client
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { NodeServiceClient::new(channel).join(request).await }
+                })
+                .await
+                .with_context(|| format!("join {}", node.name))?;
+            write_identity(&self.dir.join(machine).join("agent/identity.json"), &node.name, &reply)?;
+        }
+        Ok(())
+    }
+
+    pub async fn wait_for_nodes(&self, within: Duration) -> Result<()> {
+        let client = self.client(Duration::from_secs(10));
+        let on = |machine: &str| self.machines[machine].root.is_some();
+        let wanted: Vec<&str> =
+            self.nodes().filter(|(machine, _)| on(machine)).map(|(_, node)| node.name.as_str()).collect();
+        wait_until(within, "every node is up", async || {
+            let nodes = nodes(&client).await?;
+            let up = |name: &&&str| nodes.iter().any(|it| it.name == **name && it.health() == v1::NodeHealth::Up);
+            Ok(wanted.iter().all(|name| up(&name)))
+        })
+        .await
+        .map_err(|error| {
+            let logs: Vec<String> = self.nodes().map(|(_, node)| self.log_of(&node.name)).collect();
+            error.context(format!("the agents' logs: {}", logs.join(", ")))
+        })
+    }
+
+    /// Where to look when the node or member of this name does not do what it should.
+    pub fn log_of(&self, name: &str) -> String {
+        let machine = self.machine_named(name).unwrap_or_default();
+        let kind = if name.starts_with("member") { "member.log" } else { "agent.log" };
+        format!("log: {}", self.dir.join(machine).join(kind).display())
+    }
+}
+
+/// The file an agent opens its streams with; nobody else may read it.
+pub fn write_identity(path: &Path, name: &str, reply: &v1::JoinReply) -> Result<()> {
+    let node: u64 = reply.node.trim_start_matches('n').parse().context("the node's id is no number")?;
+    let identity = serde_json::json!({
+        "cluster": reply.cluster_id,
+        "generation": reply.generation,
+        "node": node,
+        "name": name,
+        "secret": reply.secret,
+        "members": reply.members,
+    });
+    let partial = path.with_extension("partial");
+    fs::write(&partial, serde_json::to_vec_pretty(&identity)?).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&partial, path).with_context(|| format!("write {}", path.display()))
+}
+
+pub async fn status(client: &Client) -> Result<v1::StatusReply> {
+    let call = |channel| async move { ClusterServiceClient::new(channel).status(v1::StatusRequest {}).await };
+    Ok(client.call(call).await?)
+}
+
+pub async fn nodes(client: &Client) -> Result<Vec<v1::Node>> {
+    let call = |channel| async move { NodeServiceClient::new(channel).list(v1::ListNodesRequest::default()).await };
+    Ok(client.call(call).await?.nodes)
+}
+
+pub async fn containers(client: &Client) -> Result<Vec<v1::Container>> {
+    use v1::container_service_client::ContainerServiceClient;
+    let call =
+        |channel| async move { ContainerServiceClient::new(channel).list(v1::ListContainersRequest::default()).await };
+    Ok(client.call(call).await?.containers)
+}
+
+/// Asks until the answer is yes. A failed question is asked again; the last one's error is told.
+pub async fn wait_until(within: Duration, what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = holds().await;
+        if matches!(answer, Ok(true)) {
+            return Ok(());
+        }
+        if began.elapsed() >= within {
+            let late = TimedOut(format!("waited {} s in vain until {what}", within.as_secs()));
+            return Err(match answer {
+                Err(error) => error.context(late),
+                Ok(_) => late.into(),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// Ports nobody listens on now; held together, so that they differ.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>().context("find free ports")?;
+    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
