@@ -91,7 +91,8 @@ fn size_of(index: u64) -> usize {
 #[test]
 #[ignore = "the writer that a_killed_process_loses_nothing_it_reported starts and kills"]
 fn writer() {
-    let folder = std::env::var(FOLDER).expect("started by the test above");
+    // Whoever runs all ignored tests gets here too; there is nothing to write then.
+    let Ok(folder) = std::env::var(FOLDER) else { return };
     let backend: Backend = std::env::var(BACKEND).expect("started by the test above").parse().expect("a backend");
     let OpenOutcome::Ready(mut disk, loaded) = open(Path::new(&folder), backend) else { panic!("not ready") };
     let mut model = Model::of(&loaded);
