@@ -23,21 +23,21 @@ const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 pub struct Problem {
     pub code: Code,
     /// Stable, in kebab case, such as `name-taken`; clients branch on this alone.
-    pub reason: String,
+    pub reason: Box<str>,
     /// What is wrong, for people.
-    pub message: String,
+    pub message: Box<str>,
     /// Path of the field at fault, as `spec.resources.memory_bytes`.
-    pub field: Option<String>,
+    pub field: Option<Box<str>>,
     /// What to do next, for people.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// Public API address of the leader, where asking it would help.
-    pub leader: Option<String>,
+    pub leader: Option<Box<str>>,
     /// When a repetition makes sense.
     pub retry_after: Option<Duration>,
 }
 
 impl Problem {
-    pub fn new(code: Code, reason: impl Into<String>, message: impl Into<String>) -> Problem {
+    pub fn new(code: Code, reason: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Problem {
         Problem {
             code,
             reason: reason.into(),
@@ -50,22 +50,22 @@ impl Problem {
     }
 
     /// A field of the request is wrong.
-    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Problem {
+    pub fn invalid(field: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Problem {
         Problem::new(Code::InvalidArgument, "invalid-field", message).at(field)
     }
 
-    pub fn at(mut self, field: impl Into<String>) -> Problem {
-        self.field = Some(field.into()).filter(|field| !field.is_empty());
+    pub fn at(mut self, field: impl Into<Box<str>>) -> Problem {
+        self.field = given(field);
         self
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Problem {
-        self.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+    pub fn hint(mut self, hint: impl Into<Box<str>>) -> Problem {
+        self.hint = given(hint);
         self
     }
 
-    pub fn leader(mut self, api_address: impl Into<String>) -> Problem {
-        self.leader = Some(api_address.into()).filter(|address| !address.is_empty());
+    pub fn leader(mut self, api_address: impl Into<Box<str>>) -> Problem {
+        self.leader = given(api_address);
         self
     }
 
@@ -115,6 +115,11 @@ impl Problem {
     }
 }
 
+fn given(text: impl Into<Box<str>>) -> Option<Box<str>> {
+    let text = text.into();
+    (!text.is_empty()).then_some(text)
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(field) = &self.field {
@@ -137,18 +142,20 @@ fn any(type_url: &str, message: &impl Message) -> prost_types::Any {
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Status {
         let metadata = [("field", &problem.field), ("hint", &problem.hint), ("leader", &problem.leader)];
-        let metadata: BTreeMap<String, String> =
-            metadata.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect();
-        let info = rpc::ErrorInfo { reason: problem.reason, domain: DOMAIN.to_owned(), metadata };
+        let metadata: BTreeMap<String, String> = metadata
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?.into_string())))
+            .collect();
+        let info = rpc::ErrorInfo { reason: problem.reason.into_string(), domain: DOMAIN.to_owned(), metadata };
         let mut details = vec![any(ERROR_INFO, &info)];
         if let Some(field) = problem.field {
-            let violation = FieldViolation { field, description: problem.message.clone() };
+            let violation = FieldViolation { field: field.into(), description: problem.message.to_string() };
             details.push(any(BAD_REQUEST, &rpc::BadRequest { field_violations: vec![violation] }));
         }
         if let Some(delay) = problem.retry_after.and_then(|after| prost_types::Duration::try_from(after).ok()) {
             details.push(any(RETRY_INFO, &rpc::RetryInfo { retry_delay: Some(delay) }));
         }
-        let whole = rpc::Status { code: problem.code as i32, message: problem.message.clone(), details };
+        let whole = rpc::Status { code: problem.code as i32, message: problem.message.to_string(), details };
         Status::with_details(problem.code, problem.message, Bytes::from(whole.encode_to_vec()))
     }
 }
@@ -162,10 +169,10 @@ impl From<&Status> for Problem {
             match detail.type_url.as_str() {
                 ERROR_INFO => {
                     if let Ok(mut info) = rpc::ErrorInfo::decode(&*detail.value) {
-                        problem.reason = info.reason;
-                        problem.field = info.metadata.remove("field");
-                        problem.hint = info.metadata.remove("hint");
-                        problem.leader = info.metadata.remove("leader");
+                        problem.reason = info.reason.into();
+                        problem.field = info.metadata.remove("field").map(Into::into);
+                        problem.hint = info.metadata.remove("hint").map(Into::into);
+                        problem.leader = info.metadata.remove("leader").map(Into::into);
                     }
                 }
                 RETRY_INFO => {
@@ -183,10 +190,10 @@ impl From<Problem> for v1::Problem {
     fn from(problem: Problem) -> v1::Problem {
         v1::Problem {
             code: problem.code as i32,
-            reason: problem.reason,
-            message: problem.message,
-            field: problem.field.unwrap_or_default(),
-            hint: problem.hint.unwrap_or_default(),
+            reason: problem.reason.into(),
+            message: problem.message.into(),
+            field: problem.field.unwrap_or_default().into(),
+            hint: problem.hint.unwrap_or_default().into(),
         }
     }
 }
@@ -232,7 +239,7 @@ mod tests {
     #[test]
     fn a_foreign_status_keeps_code_and_text() {
         let problem = Problem::from(&Status::resource_exhausted("too many"));
-        assert_eq!((problem.code, problem.reason.as_str()), (Code::ResourceExhausted, "resource-exhausted"));
+        assert_eq!((problem.code, &*problem.reason), (Code::ResourceExhausted, "resource-exhausted"));
         assert_eq!(problem.json()["status"], 429);
     }
 }

@@ -96,23 +96,35 @@ where
 /// A refusal that HTTP has a more exact status for than the gRPC code it goes with.
 struct Refusal {
     problem: Problem,
+    exact: Option<Box<Exact>>,
+}
+
+struct Exact {
     status: StatusCode,
     allow: Option<HeaderValue>,
 }
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Refusal {
-        Refusal { status: problem.http_status(), problem, allow: None }
+        Refusal { problem, exact: None }
     }
 }
 
 impl Refusal {
+    fn exactly(problem: Problem, status: StatusCode, allow: Option<HeaderValue>) -> Refusal {
+        Refusal { problem, exact: Some(Box::new(Exact { status, allow })) }
+    }
+
     fn response(self) -> Response<Body> {
         let mut json = self.problem.json();
-        json["status"] = self.status.as_u16().into();
-        json["title"] = self.status.canonical_reason().unwrap_or("Error").into();
-        let mut response = answer(self.status, "application/problem+json", json.to_string().into());
-        if let Some(allow) = self.allow {
+        let (status, allow) = match self.exact {
+            Some(exact) => (exact.status, exact.allow),
+            None => (self.problem.http_status(), None),
+        };
+        json["status"] = status.as_u16().into();
+        json["title"] = status.canonical_reason().unwrap_or("Client Closed Request").into();
+        let mut response = answer(status, "application/problem+json", json.to_string().into());
+        if let Some(allow) = allow {
             response.headers_mut().insert(header::ALLOW, allow);
         }
         if let Some(after) = self.problem.retry_after {
@@ -206,14 +218,14 @@ fn expects_json(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let problem = Problem::new(Code::InvalidArgument, "not-json", format!("{essence:?} is not understood here"))
         .hint("send application/json");
-    Err(Refusal { problem, status: StatusCode::UNSUPPORTED_MEDIA_TYPE, allow: None })
+    Err(Refusal::exactly(problem, StatusCode::UNSUPPORTED_MEDIA_TYPE, None))
 }
 
 fn unreadable(error: Box<dyn std::error::Error + Send + Sync>, limit: usize) -> Refusal {
     if error.is::<LengthLimitError>() {
         let text = format!("the body has more than {limit} bytes");
         let problem = Problem::new(Code::ResourceExhausted, "body-too-large", text).hint("send less at a time");
-        return Refusal { problem, status: StatusCode::PAYLOAD_TOO_LARGE, allow: None };
+        return Refusal::exactly(problem, StatusCode::PAYLOAD_TOO_LARGE, None);
     }
     Problem::new(Code::InvalidArgument, "unreadable-body", format!("the body could not be read: {error}")).into()
 }
@@ -223,7 +235,7 @@ fn wrong_verb(given: &Method, verbs: &[&'static str]) -> Refusal {
     let problem = Problem::new(Code::Unimplemented, "method-not-allowed", format!("{given} is not served here"))
         .hint(format!("use {allowed}"));
     let allow = HeaderValue::from_str(&allowed).ok();
-    Refusal { problem, status: StatusCode::METHOD_NOT_ALLOWED, allow }
+    Refusal::exactly(problem, StatusCode::METHOD_NOT_ALLOWED, allow)
 }
 
 fn no_such_path(path: &str) -> Refusal {

@@ -1,6 +1,6 @@
 //! What is written down reads back as it was, by this version and by every later one: round trips, and frozen bytes.
 
-mod samples;
+use crate::samples;
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ fn frozen() -> BTreeMap<&'static str, &'static str> {
 
 /// The fields of `oneof command`, as log.proto names them.
 fn command_fields() -> Vec<&'static str> {
-    let text = include_str!("../quorate/wire/v1/log.proto");
+    let text = include_str!("../../quorate/wire/v1/log.proto");
     let (_, oneof) = text.split_once("oneof command {").expect("the commands");
     let (oneof, _) = oneof.split_once('}').expect("their end");
     oneof.lines().filter_map(|line| line.split_whitespace().nth(1)).collect()
@@ -44,7 +44,7 @@ fn every_command_has_the_bytes_it_always_had() {
             None => missing.push_str(&format!("{name} {bytes}\n")),
         }
     }
-    assert!(missing.is_empty(), "add to tests/frozen/log.txt, and never change a line of it:\n{missing}");
+    assert!(missing.is_empty(), "add to tests/border/frozen/log.txt, and never change a line of it:\n{missing}");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn no_command_is_without_frozen_bytes() {
     assert!(fields.len() >= 30, "{fields:?}");
     for field in fields {
         let found = frozen().keys().any(|name| name.split('.').next() == Some(field));
-        assert!(found, "{field} has no line in tests/frozen/log.txt");
+        assert!(found, "{field} has no line in tests/border/frozen/log.txt");
     }
 }
 
