@@ -84,7 +84,6 @@ impl Profile {
 pub struct Programs {
     pub member: PathBuf,
     pub agent: PathBuf,
-    pub own: PathBuf,
 }
 
 impl Programs {
@@ -96,7 +95,7 @@ impl Programs {
             Ok(path)
         };
         beside("quorate-guard")?;
-        Ok(Programs { member: beside("quorated")?, agent: beside("quorate-agent")?, own: own.clone() })
+        Ok(Programs { member: beside("quorated")?, agent: beside("quorate-agent")? })
     }
 }
 
