@@ -13,7 +13,7 @@ const NODES: u64 = 1_000;
 const CONTAINERS: u64 = 10_000;
 
 fn main() {
-    for kinds in [1, 10, CONTAINERS] {
+    for kinds in [1, 10, 100, 1_000, CONTAINERS] {
         let mut cluster = Measured::new(NODES, 64);
         (1..=CONTAINERS).for_each(|number| cluster.create(number, 1_024 + number % kinds));
         let begin = Instant::now();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use ranking::{Ranking, Unplaceable};
+pub use ranking::{Ranking, Seat, Unplaceable};
 pub use rules::CPU_OVERCOMMIT;
 pub use score::Score;
 
@@ -25,7 +25,7 @@ use crate::state::State;
 /// Errs with the first rule that says no.
 pub fn feasible(state: &State, container: &Container, node: NodeId) -> Result<(), Rejection> {
     let node = state.node(node).ok_or(Rejection::NotUp)?;
-    rules::Case::of(state, container, node).judge()
+    rules::Case::of(state, container, node, state.used(node.id)).judge()
 }
 
 /// Nodes that may take `container`, best first; `exclude` and the suspects are left out. Ties end at the smaller node
@@ -36,8 +36,10 @@ pub fn candidates(
     exclude: Option<NodeId>,
     suspects: &BTreeSet<NodeId>,
 ) -> Vec<(NodeId, Score)> {
-    let ranking = Ranking::of(state, container, exclude, suspects);
-    ranking.best_first().map(|score| (score.node, score.clone())).collect()
+    let seats = seats_but(state, exclude);
+    let mut scores: Vec<Score> = Ranking::of(state, container, &seats, suspects).scores().cloned().collect();
+    scores.sort();
+    scores.into_iter().map(|score| (score.node, score)).collect()
 }
 
 /// The choice for `container` and why; `chosen` is `None` when no node may take it.
@@ -48,7 +50,14 @@ pub fn decide(
     exclude: Option<NodeId>,
     suspects: &BTreeSet<NodeId>,
 ) -> Decision {
-    Ranking::of(state, container, exclude, suspects).decision(container.id, trigger, state.revision())
+    let seats = seats_but(state, exclude);
+    Ranking::of(state, container, &seats, suspects).decision(container.id, trigger, &seats, state.revision())
+}
+
+fn seats_but(state: &State, exclude: Option<NodeId>) -> Vec<Seat> {
+    let mut seats = Seat::all(state);
+    seats.retain(|seat| Some(seat.node()) != exclude);
+    seats
 }
 
 /// The decision that puts `container` on the one node somebody asked for.
@@ -60,7 +69,7 @@ pub fn decide_for(
 ) -> Result<Decision, Rejection> {
     feasible(state, container, target)?;
     let node = state.node(target).ok_or(Rejection::NotUp)?;
-    let score = Score::of(&rules::Case::of(state, container, node));
+    let score = Score::of(&rules::Case::of(state, container, node, state.used(node.id)));
     Ok(Decision {
         container: container.id,
         trigger,

@@ -1,5 +1,6 @@
 //! Every node's verdict on one container, kept so that a change of one node costs one verdict, not all of them.
-//! In: the state and a container. Out: the best node, the decision to record, or every node's rejection.
+//! In: the state, a container, the seats. Out: the best node, the decision to record, or every node's rejection.
+//! Flat on purpose: a look along a row of verdicts is cheaper than keeping them in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,6 +12,7 @@ use crate::model::container::Container;
 use crate::model::decision::{Decision, RejectionCount, Trigger};
 use crate::model::ids::{ContainerId, NodeId, Revision};
 use crate::model::node::Node;
+use crate::model::resources::Resources;
 use crate::state::State;
 
 /// Candidates named in a decision.
@@ -18,99 +20,118 @@ const CANDIDATES: usize = 3;
 /// Nodes named per rejecting rule.
 const EXAMPLES: usize = 3;
 
+/// A node and what is spoken for on it: all that changes about nodes while a plan is made.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    pub(super) node: Arc<Node>,
+    pub(super) used: Resources,
+}
+
+impl Seat {
+    /// One per node, by id.
+    pub fn all(state: &State) -> Vec<Seat> {
+        state.nodes().map(|node| Seat { node: Arc::clone(node), used: state.used(node.id) }).collect()
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.node.id
+    }
+
+    /// Looks again at what is spoken for.
+    pub fn refresh(&mut self, state: &State) {
+        self.used = state.used(self.node.id);
+    }
+}
+
 /// Holds for every container of the same shape: same needs, same owners, same history.
 #[derive(Clone, Debug)]
 pub struct Ranking {
-    verdicts: BTreeMap<NodeId, Result<Score, Rejection>>,
-    feasible: BTreeSet<Score>,
-    /// Keyed by reason code; within one code, those nearest to fitting first.
-    rejected: BTreeMap<&'static str, BTreeSet<(Rejection, NodeId)>>,
+    /// In the order of the seats.
+    verdicts: Vec<Result<Score, Rejection>>,
 }
 
 impl Ranking {
-    pub fn of(state: &State, container: &Container, exclude: Option<NodeId>, suspects: &BTreeSet<NodeId>) -> Ranking {
-        let asked = state.nodes().filter(|node| Some(node.id) != exclude);
-        let verdicts: Vec<_> = asked.map(|node| (node.id, verdict(state, container, node, suspects))).collect();
-        let mut rejected: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (node, rejection) in verdicts.iter().filter_map(|(node, verdict)| Some((node, verdict.as_ref().err()?))) {
-            rejected.entry(rejection.code()).or_default().push((rejection.clone(), *node));
-        }
-        // Collected whole: a tree built at once costs a fraction of one built node by node.
-        Ranking {
-            feasible: verdicts.iter().filter_map(|(_, verdict)| verdict.clone().ok()).collect(),
-            rejected: rejected.into_iter().map(|(code, nodes)| (code, nodes.into_iter().collect())).collect(),
-            verdicts: verdicts.into_iter().collect(),
-        }
+    pub fn of(state: &State, container: &Container, seats: &[Seat], suspects: &BTreeSet<NodeId>) -> Ranking {
+        Ranking { verdicts: seats.iter().map(|seat| verdict(state, container, seat, suspects)).collect() }
     }
 
-    /// Judges `node` anew, after something about it changed. Nodes that were left out stay out.
-    pub fn refresh(&mut self, state: &State, container: &Container, node: NodeId, suspects: &BTreeSet<NodeId>) {
-        match self.verdicts.remove(&node) {
-            None => return,
-            Some(Ok(score)) => {
-                self.feasible.remove(&score);
-            }
-            Some(Err(rejection)) => {
-                let code = rejection.code();
-                if let Some(nodes) = self.rejected.get_mut(code) {
-                    nodes.remove(&(rejection, node));
-                    if nodes.is_empty() {
-                        self.rejected.remove(code);
-                    }
+    /// Judges the seat at `place` anew, after something about it changed.
+    pub fn refresh(
+        &mut self,
+        state: &State,
+        container: &Container,
+        seats: &[Seat],
+        place: usize,
+        suspects: &BTreeSet<NodeId>,
+    ) {
+        self.verdicts[place] = verdict(state, container, &seats[place], suspects);
+    }
+
+    /// The scores of the nodes that may take it, in the order of the seats.
+    pub fn scores(&self) -> impl Iterator<Item = &Score> {
+        self.verdicts.iter().filter_map(|verdict| verdict.as_ref().ok())
+    }
+
+    pub fn decision(&self, container: ContainerId, trigger: Trigger, seats: &[Seat], based_on: Revision) -> Decision {
+        let mut best = Smallest::<&Score>::new(CANDIDATES);
+        let mut rejected = BTreeMap::<&'static str, Smallest<(&Rejection, NodeId)>>::new();
+        for (verdict, seat) in self.verdicts.iter().zip(seats) {
+            match verdict {
+                Ok(score) => best.see(score),
+                Err(rejection) => {
+                    let nearest = rejected.entry(rejection.code()).or_insert_with(|| Smallest::new(EXAMPLES));
+                    nearest.see((rejection, seat.node()));
                 }
             }
         }
-        let Some(judged) = state.node(node) else { return };
-        let verdict = verdict(state, container, judged, suspects);
-        match &verdict {
-            Ok(score) => {
-                self.feasible.insert(score.clone());
-            }
-            Err(rejection) => {
-                self.rejected.entry(rejection.code()).or_default().insert((rejection.clone(), node));
-            }
-        }
-        self.verdicts.insert(node, verdict);
-    }
-
-    /// The scores of the nodes that may take it.
-    pub fn best_first(&self) -> impl Iterator<Item = &Score> {
-        self.feasible.iter()
-    }
-
-    pub fn best(&self) -> Option<NodeId> {
-        self.feasible.first().map(|score| score.node)
-    }
-
-    pub fn decision(&self, container: ContainerId, trigger: Trigger, based_on: Revision) -> Decision {
         Decision {
             container,
             trigger,
-            chosen: self.best(),
-            candidates: self.best_first().take(CANDIDATES).map(|score| (score.node, score.clone())).collect(),
-            feasible: self.feasible.len() as u32,
-            rejections: self.rejections(),
+            chosen: best.kept.first().map(|score| score.node),
+            candidates: best.kept.iter().map(|score| (score.node, Score::clone(score))).collect(),
+            feasible: best.seen,
+            rejections: rejected.into_values().map(count).collect(),
             based_on,
         }
     }
+}
 
-    fn rejections(&self) -> Arc<[RejectionCount]> {
-        let count = |nodes: &BTreeSet<(Rejection, NodeId)>| {
-            let (reason, _) = nodes.first()?;
-            Some(RejectionCount {
-                reason: reason.clone(),
-                nodes: nodes.len() as u32,
-                examples: nodes.iter().take(EXAMPLES).map(|(_, node)| *node).collect(),
-            })
-        };
-        self.rejected.values().filter_map(count).collect()
+fn verdict(state: &State, container: &Container, seat: &Seat, suspects: &BTreeSet<NodeId>) -> Result<Score, Rejection> {
+    let case = Case::of(state, container, &seat.node, seat.used);
+    case.judge()?;
+    if suspects.contains(&seat.node()) { Err(Rejection::Suspect) } else { Ok(Score::of(&case)) }
+}
+
+/// The nodes nearest to fitting stand for all that one rule rejects.
+fn count(nearest: Smallest<(&Rejection, NodeId)>) -> RejectionCount {
+    RejectionCount {
+        reason: nearest.kept[0].0.clone(),
+        nodes: nearest.seen,
+        examples: nearest.kept.iter().map(|(_, node)| *node).collect(),
     }
 }
 
-fn verdict(state: &State, container: &Container, node: &Node, suspects: &BTreeSet<NodeId>) -> Result<Score, Rejection> {
-    let case = Case::of(state, container, node);
-    case.judge()?;
-    if suspects.contains(&node.id) { Err(Rejection::Suspect) } else { Ok(Score::of(&case)) }
+/// The few smallest of many, in order, and how many there were.
+struct Smallest<T> {
+    kept: Vec<T>,
+    most: usize,
+    seen: u32,
+}
+
+impl<T: Ord> Smallest<T> {
+    fn new(most: usize) -> Smallest<T> {
+        Smallest { kept: Vec::with_capacity(most + 1), most, seen: 0 }
+    }
+
+    fn see(&mut self, item: T) {
+        self.seen += 1;
+        if self.kept.len() == self.most && self.kept.last().is_some_and(|largest| *largest <= item) {
+            return;
+        }
+        let place = self.kept.partition_point(|smaller| *smaller <= item);
+        self.kept.insert(place, item);
+        self.kept.truncate(self.most);
+    }
 }
 
 /// No node may take a container, and why each may not. Prints as a table.
@@ -151,4 +172,17 @@ impl fmt::Display for Unplaceable {
 
 fn nodes(count: u32) -> String {
     if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_smallest_are_those_that_sorting_would_give() {
+        let items = [5, 1, 4, 1, 9, 2, 6, 5, 3, 5];
+        let mut smallest = Smallest::new(3);
+        items.into_iter().for_each(|item| smallest.see(item));
+        assert_eq!((smallest.kept, smallest.seen), (vec![1, 1, 2], 10));
+    }
 }

@@ -29,9 +29,8 @@ pub(super) fn empty_draining(desk: &mut Desk) {
             if under_way.get(&from).copied().unwrap_or(0) >= per_node {
                 break;
             }
-            let ranking = desk.rankings.of(&desk.scratch, &container, &desk.observed.suspects);
-            let Some(target) = ranking.best() else { continue };
-            let decision = Box::new(ranking.decision(container.id, Trigger::Drain { from }, desk.based_on));
+            let decision = Box::new(desk.decide(&container, |_, _| Trigger::Drain { from }));
+            let Some(target) = decision.chosen else { continue };
             let (id, epoch) = (container.id, container.epoch);
             desk.propose(Command::BeginHandover { container: id, epoch, target, decision }, Some(target));
             *under_way.entry(from).or_default() += 1;

@@ -16,6 +16,8 @@ pub use place::explain;
 
 use crate::apply::apply;
 use crate::command::{Command, Entry};
+use crate::model::container::Container;
+use crate::model::decision::{Decision, Trigger};
 use crate::model::ids::{NodeId, Revision};
 use crate::model::time::WallTime;
 use crate::state::State;
@@ -52,7 +54,6 @@ pub fn plan(state: &State, observed: &Observed, now: WallTime) -> Plan {
 
 /// The desk a plan is made on: a scratch copy that already shows what the plan so far does.
 struct Desk<'a> {
-    based_on: Revision,
     scratch: State,
     observed: &'a Observed,
     now: WallTime,
@@ -64,8 +65,13 @@ impl<'a> Desk<'a> {
     fn over(state: &State, observed: &'a Observed, now: WallTime) -> Desk<'a> {
         let mut scratch = state.clone();
         scratch.advance(state.revision(), now);
-        let rankings = Rankings::new(state.node_count());
-        Desk { based_on: state.revision(), scratch, observed, now, rankings, commands: Vec::new() }
+        let rankings = Rankings::over(state);
+        Desk { scratch, observed, now, rankings, commands: Vec::new() }
+    }
+
+    fn decide(&mut self, container: &Container, trigger: impl FnOnce(&State, Option<NodeId>) -> Trigger) -> Decision {
+        let scratch = &self.scratch;
+        self.rankings.decide(scratch, container, |chosen| trigger(scratch, chosen), &self.observed.suspects)
     }
 
     fn is_full(&self) -> bool {
@@ -77,8 +83,10 @@ impl<'a> Desk<'a> {
         let index = Revision(self.scratch.revision().0 + 1);
         let entry = Entry { at: self.now, request: None, command };
         if apply(&mut self.scratch, index, &entry).outcome.is_ok() {
-            self.rankings.touch(node);
             self.commands.push(entry.command);
+            if let Some(node) = node {
+                self.rankings.touch(&self.scratch, node);
+            }
         }
     }
 }

@@ -18,9 +18,7 @@ pub(super) fn place_waiting(desk: &mut Desk) {
         if desk.is_full() {
             return;
         }
-        let ranking = desk.rankings.of(&desk.scratch, &container, &desk.observed.suspects);
-        let trigger = trigger(&desk.scratch, &container, ranking.best());
-        let decision = Box::new(ranking.decision(container.id, trigger, desk.based_on));
+        let decision = Box::new(desk.decide(&container, |scratch, chosen| trigger(scratch, &container, chosen)));
         match decision.chosen {
             Some(node) => {
                 let Some(incarnation) = desk.scratch.node(node).and_then(|node| node.up()) else { continue };

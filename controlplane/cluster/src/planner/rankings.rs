@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::model::container::{Container, Placement, Unplaced};
-use crate::model::ids::{Name, NodeId};
-use crate::placement::Ranking;
+use crate::model::decision::{Decision, Trigger};
+use crate::model::ids::{Name, NodeId, Revision};
+use crate::placement::{Ranking, Seat};
 use crate::state::State;
 
-/// Verdicts kept in all: shapes × nodes. Some 200 bytes each.
-const VERDICTS_MAX: usize = 1 << 18;
+/// Verdicts kept in all: shapes × nodes. Some 40 bytes each.
+const VERDICTS_MAX: usize = 1 << 21;
 
 pub(super) struct Rankings {
+    seats: Vec<Seat>,
     known: BTreeMap<Shape, Known>,
-    /// Nodes whose room has changed, in order.
-    touched: Vec<NodeId>,
-    nodes: usize,
+    /// Places of seats whose room has changed, in order.
+    touched: Vec<usize>,
+    based_on: Revision,
 }
 
 struct Known {
@@ -73,31 +75,44 @@ impl Shape {
 }
 
 impl Rankings {
-    pub fn new(nodes: usize) -> Rankings {
-        Rankings { known: BTreeMap::new(), touched: Vec::new(), nodes: nodes.max(1) }
+    pub fn over(state: &State) -> Rankings {
+        let seats = Seat::all(state);
+        Rankings { seats, known: BTreeMap::new(), touched: Vec::new(), based_on: state.revision() }
     }
 
     /// The room on `node` has changed.
-    pub fn touch(&mut self, node: Option<NodeId>) {
-        self.touched.extend(node);
+    pub fn touch(&mut self, state: &State, node: NodeId) {
+        if let Ok(place) = self.seats.binary_search_by_key(&node, Seat::node) {
+            self.seats[place].refresh(state);
+            self.touched.push(place);
+        }
     }
 
-    /// The ranking for `container` as `state` is now.
-    pub fn of(&mut self, state: &State, container: &Container, suspects: &BTreeSet<NodeId>) -> &Ranking {
+    /// What to do with `container` as `state` is now.
+    pub fn decide(
+        &mut self,
+        state: &State,
+        container: &Container,
+        trigger: impl FnOnce(Option<NodeId>) -> Trigger,
+        suspects: &BTreeSet<NodeId>,
+    ) -> Decision {
         let shape = Shape::of(container, state);
-        if self.known.len() * self.nodes > VERDICTS_MAX && !self.known.contains_key(&shape) {
+        if self.known.len() * self.seats.len() > VERDICTS_MAX && !self.known.contains_key(&shape) {
             self.known.clear();
         }
         let latest = self.touched.len();
-        let known = self
-            .known
-            .entry(shape)
-            .or_insert_with(|| Known { ranking: Ranking::of(state, container, None, suspects), seen: latest });
-        let changed: BTreeSet<NodeId> = self.touched[known.seen..].iter().copied().collect();
-        for node in changed {
-            known.ranking.refresh(state, container, node, suspects);
+        let all = || Ranking::of(state, container, &self.seats, suspects);
+        let known = self.known.entry(shape).or_insert_with(|| Known { ranking: all(), seen: latest });
+        if latest - known.seen > self.seats.len() {
+            known.ranking = all();
+        } else {
+            for place in &self.touched[known.seen..] {
+                known.ranking.refresh(state, container, &self.seats, *place, suspects);
+            }
         }
         known.seen = latest;
-        &known.ranking
+        let mut decision = known.ranking.decision(container.id, Trigger::Retry, &self.seats, self.based_on);
+        decision.trigger = trigger(decision.chosen);
+        decision
     }
 }

@@ -43,8 +43,8 @@ const TABLE: [Rule; 9] = [
 ];
 
 impl<'a> Case<'a> {
-    pub fn of(state: &'a State, container: &'a Container, node: &'a Node) -> Case<'a> {
-        let used = state.used(node.id);
+    /// `used` is all that is spoken for on `node`.
+    pub fn of(state: &'a State, container: &'a Container, node: &'a Node, used: Resources) -> Case<'a> {
         let claimed = container.assignment().is_some() && state.claim(node.id, container.id).is_some();
         let used_by_others = if claimed { used.minus(container.spec.resources) } else { used };
         Case { state, container, node, used_by_others }
