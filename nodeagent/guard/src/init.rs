@@ -28,6 +28,8 @@ use crate::{Policy, cgroup};
 
 /// Exits of processes nobody had claimed yet; a runtime's container may end before the runtime does.
 const ORPHANS_KEPT: usize = 256;
+/// A workload its runtime does not let go of within this is none the starter could reap.
+const INHERIT_NS: u64 = 2_000_000_000;
 /// Nothing is waited for by time alone; this is how soon an orphan is reaped and a latch noticed.
 const IDLE_MS: i64 = 200;
 /// While a killed tree is watched until it is empty.
@@ -170,6 +172,7 @@ struct Entry {
     asker: Option<u64>,
     /// Exit code of the process followed, once reaped.
     ended: Option<i32>,
+    ended_at_ns: u64,
 }
 
 /// A start that was not begun.
@@ -367,6 +370,7 @@ impl Init<'_> {
                     reason: Vec::new(),
                     asker: Some(token),
                     ended: None,
+                    ended_at_ns: 0,
                 };
                 self.entries.insert(id, entry);
                 Ok(())
@@ -435,6 +439,7 @@ impl Init<'_> {
             match self.entries.values_mut().find(|entry| entry.pid == pid && entry.ended.is_none()) {
                 Some(entry) => {
                     entry.ended = Some(code);
+                    entry.ended_at_ns = boottime_ns();
                     entry.pidfd = None;
                 }
                 None => {
@@ -449,7 +454,14 @@ impl Init<'_> {
 
     /// A runtime that is still at work when the latch falls would start something after it.
     fn refuse_what_lost_its_lease(&mut self) {
+        if self.greeting.incarnation == 0 {
+            return;
+        }
         if self.slot.incarnation(self.greeting.incarnation).is_none_or(|state| state.latched.is_some()) {
+            if self.entries.is_empty() && self.greeting.policy == Policy::Keep {
+                // Nothing of its own runs and nothing ever will.
+                std::process::exit(0);
+            }
             for entry in self.entries.values() {
                 if entry.mode != Mode::Run && entry.task.state == TaskState::Starting {
                     self.kill(entry);
@@ -506,6 +518,8 @@ impl Init<'_> {
             Ok(Some((_, status))) => entry.ended = Some(sys::exit_code(status)),
             Err(_) => match self.orphans.iter().rev().find(|(orphan, _)| *orphan == number) {
                 Some((_, code)) => entry.ended = Some(*code),
+                // The runtime may have had a helper of its own that is still ending: then it becomes ours in a moment.
+                None if sys::send_signal(number, 0).is_ok() && boottime_ns() < entry.ended_at_ns + INHERIT_NS => return,
                 None => return self.give_up(id, 0),
             },
         }

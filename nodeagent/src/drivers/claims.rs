@@ -340,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_delayed_old_write_hides_nothing_newer() {
-        for late in 1..20 {
-            for newer in late + 1..40 {
+        for late in 1..9 {
+            for newer in [late + 1, late + 7, late + 8, late + 9] {
                 for copy in 0..2 {
                     let area = area();
                     claim(area.path(), &of(newer)).expect("claim");

@@ -394,6 +394,8 @@ impl Bundle<'_> {
             .bounding(capabilities.clone())
             .effective(capabilities.clone())
             .permitted(capabilities)
+            .inheritable(Capabilities::new())
+            .ambient(Capabilities::new())
             .build()?;
         let process = ProcessBuilder::default()
             .terminal(false)
