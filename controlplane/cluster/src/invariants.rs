@@ -297,3 +297,111 @@ fn room(before: &State, after: &State, found: &mut Found) {
         found.unless(cpu, "RoomForAll", || format!("{} promises {used} of {capacity}", node.id));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{ContainerId, Incarnation, NodeId};
+    use crate::story::{Story, spec};
+
+    const WEB: ContainerId = ContainerId(1);
+
+    fn running() -> Story {
+        let mut story = Story::with_nodes(2);
+        assert_eq!(story.run(spec("web")), WEB);
+        story
+    }
+
+    /// Writes past every rule, through the doors alone.
+    fn tampered(state: &State, change: impl FnOnce(&mut Container)) -> State {
+        let mut state = state.clone();
+        let mut container = Container::clone(state.container(WEB).expect("it was created"));
+        change(&mut container);
+        state.put_container(container);
+        state
+    }
+
+    fn assignment(container: &mut Container) -> &mut Assignment {
+        match &mut container.placement {
+            Placement::Assigned(assignment) => assignment,
+            Placement::Unplaced { .. } => panic!("it is assigned"),
+        }
+    }
+
+    fn names(violations: Vec<Violation>) -> BTreeSet<&'static str> {
+        violations.into_iter().map(|violation| violation.invariant).collect()
+    }
+
+    #[test]
+    fn sound_state_has_no_violation() {
+        let story = running();
+        assert_eq!(check(&story.state), []);
+        assert_eq!(check_step(&story.state, &story.state), []);
+    }
+
+    #[test]
+    fn owner_that_changes_without_a_closed_epoch_is_seen() {
+        let before = running().state;
+        let stolen = tampered(&before, |container| {
+            assignment(container).node = NodeId(2);
+            assignment(container).incarnation = before.node(NodeId(2)).expect("n2").health.incarnation();
+        });
+        assert_eq!(check(&stolen), [], "alone it looks fine");
+        assert_eq!(names(check_step(&before, &stolen)), ["EpochOwner"].into());
+        let freed = tampered(&before, |container| {
+            let since = before.revision();
+            container.placement = Placement::Unplaced { since, reason: Unplaced::Moving { from: NodeId(1) } };
+        });
+        assert_eq!(names(check_step(&before, &freed)), ["EpochOwner"].into());
+    }
+
+    #[test]
+    fn epoch_that_goes_back_or_is_given_out_twice_is_seen() {
+        let before = running().state;
+        let back = tampered(&before, |container| container.epoch = Epoch(0));
+        assert!(names(check(&back)).contains("EpochOwner"));
+        assert!(names(check_step(&before, &back)).contains("EpochMonotone"));
+    }
+
+    #[test]
+    fn assignment_to_an_incarnation_that_is_over_is_seen() {
+        let before = running().state;
+        let old = tampered(&before, |container| assignment(container).incarnation = Incarnation(1));
+        assert_eq!(names(check(&old)), ["EpochOwner"].into());
+        let mut gone = before.clone();
+        gone.drop_node(NodeId(1));
+        assert!(names(check(&gone)).contains("EpochOwner"));
+    }
+
+    #[test]
+    fn thaw_after_handoff_is_seen() {
+        let story = running();
+        let (target, target_incarnation) = (NodeId(2), story.incarnation(NodeId(2)));
+        let since = story.state.revision();
+        let handoff = Order::Handoff { target, target_incarnation, since };
+        let before = tampered(&story.state, |container| assignment(container).order = handoff);
+        let after = tampered(&before, |container| assignment(container).order = Order::Run);
+        assert_eq!(names(check_step(&before, &after)), ["HandoffGoesForward"].into());
+    }
+
+    #[test]
+    fn index_or_hash_that_was_forgotten_is_seen() {
+        let mut state = running().state;
+        state.derived.used.insert(NodeId(2), crate::model::resources::Resources::LIMIT);
+        assert_eq!(names(check(&state)), ["IndexesFollow"].into());
+        let mut state = running().state;
+        state.truth.next_container += 1;
+        assert_eq!(names(check(&state)), ["ReplicaEqual"].into());
+    }
+
+    #[test]
+    fn more_than_a_node_has_is_seen() {
+        let before = running().state;
+        let after = tampered(&before, |container| {
+            let mut spec = container.spec.as_ref().clone();
+            spec.resources.memory_bytes = 1 << 40;
+            container.spec = spec.into();
+        });
+        assert_eq!(names(check_step(&before, &after)), ["RoomForAll"].into());
+    }
+}
