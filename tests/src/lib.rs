@@ -1,1 +1,3 @@
-//! 
+//! What the tests of the whole are made of. `sim`: the simulator and its stories.
+
+pub mod sim;

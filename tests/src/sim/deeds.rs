@@ -1,0 +1,563 @@
+//! What is done to a cluster from outside, as data: faults, what operators and clients ask for.
+//! In: a seed. Out: a layout and a schedule of deeds, each harmless where it does not fit, so that any part of a schedule
+//! may be left out without changing the meaning of the rest.
+//! Absent: how a deed is done; the world knows. Swarm style: each seed leaves whole kinds of faults out (Groce et al.,
+//! "Swarm testing", 2012), because a world in which everything always breaks never gets anywhere.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cluster::{OnQuorumLoss, Profile, Role};
+
+use crate::sim::chance::Chance;
+use crate::sim::clock::{God, MS, SECOND};
+use crate::sim::disk::Speed;
+use crate::sim::net::{Site, Weather};
+
+/// One machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub member: bool,
+    pub node: Option<Role>,
+    /// How much faster than god's its lease clock runs, in parts per million; within ±ε.
+    pub rate_ppm: i64,
+}
+
+/// What a run starts from. Machine `k` of the list is `Site(k + 1)`; its node is n(k+1), its member m(k+1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layout {
+    pub machines: Vec<Machine>,
+    pub profile: Profile,
+    pub weather: Weather,
+    pub disk: Speed,
+    pub snapshot_every: u64,
+    /// Settings that are short where a run is short; times in milliseconds.
+    pub boot_grace_ms: u64,
+    pub brake_quiet_ms: u64,
+    pub clients: u32,
+}
+
+/// Where in its work a member dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashPoint {
+    BeforePersist,
+    AfterPersist,
+    BeforeSend,
+    BeforeApplied,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    PowerOff(Site),
+    PowerOn(Site),
+    /// Everything on it stands still, clocks go on.
+    Freeze(Site),
+    Thaw(Site),
+    /// Nothing gets from the first to the second.
+    Cut(Site, Site),
+    Mend(Site, Site),
+    /// Nothing gets in or out.
+    Isolate(Site),
+    Rejoin(Site),
+    /// Extra delay one way.
+    Slow(Site, Site, u64),
+    /// Every stream of the machine breaks; the next ones work.
+    ResetStreams(Site),
+    Weather(Weather),
+
+    /// Its supervisor starts it again after `down`.
+    KillMember { at: Site, down: u64 },
+    /// It dies at the `after`-th time it gets to this point; with the machine's power if `power`.
+    CrashMember { at: Site, point: CrashPoint, after: u32, power: bool },
+    PauseMember(Site),
+    ResumeMember(Site),
+    KillAgent { at: Site, down: u64 },
+    PauseAgent(Site),
+    ResumeAgent(Site),
+    /// Agent and guard at once: the kernel ends what must not outlive them.
+    KillGuard { at: Site, down: u64 },
+    KillNode { at: Site, down: u64 },
+
+    StallDisk { at: Site, length: u64 },
+    FailSync(Site),
+    /// The member's folder is empty at its next start, under the same id.
+    WipeDisk(Site),
+    /// One bit of what is stored flips; noticed at the next start.
+    RotDisk { at: Site, place: u64 },
+
+    /// Within ±ε.
+    Rate { at: Site, ppm: i64 },
+    /// What the runtime does on this machine for a while: every stop takes this long, every start fails.
+    SlowStops { at: Site, length: u64, stop: u64 },
+    FailStarts { at: Site, length: u64 },
+    /// The first task of some container there ends by itself.
+    Exit { at: Site, code: i32 },
+
+    TransferLeader(Option<Site>),
+    AddMember(Site),
+    RemoveMember(Site),
+    /// Graceful: everything stops, the incarnation is latched, the agent says so and ends. Back at the next power-on.
+    Leave(Site),
+    /// The operator looked: the machine is off. Asked for only where it is.
+    ConfirmDown(Site),
+    Ask { client: u32, ask: Ask },
+}
+
+/// What a client asks for. Containers and nodes by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Create { name: Arc<str>, memory_mib: u64, policy: OnQuorumLoss, preferred: Option<Site> },
+    Start(Arc<str>),
+    Stop(Arc<str>),
+    Delete(Arc<str>),
+    Restart(Arc<str>),
+    Move { name: Arc<str>, to: Option<Site> },
+    Annotate { name: Arc<str>, key: Arc<str>, value: Arc<str> },
+    Cordon(Site),
+    Uncordon(Site),
+    Drain(Site),
+    Return(Site),
+    SetRole(Site, Role),
+    SetProfile(Profile),
+    ReleaseBrake,
+    Read,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    pub at: God,
+    pub deed: Deed,
+}
+
+/// A whole run as data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub seed: u64,
+    pub layout: Layout,
+    /// By time.
+    pub schedule: Vec<Timed>,
+    /// Until then things break; afterwards everything is healed and must recover.
+    pub faults_until: God,
+}
+
+/// Kinds of faults a seed has switched on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Swarm {
+    power: bool,
+    freeze: bool,
+    cuts: bool,
+    slow: bool,
+    weather: bool,
+    members: bool,
+    crash_points: bool,
+    agents: bool,
+    disks: bool,
+    damage: bool,
+    clocks: bool,
+    runtime: bool,
+    leadership: bool,
+    membership: bool,
+    operators: bool,
+    terms: bool,
+    graceful: bool,
+}
+
+impl Plan {
+    /// The run that belongs to `seed`: `length` of faults and work.
+    pub fn random(seed: u64, length: u64) -> Plan {
+        let mut chance = Chance::new(seed, "swarm");
+        let swarm = Swarm::draw(&mut chance);
+        let layout = Layout::draw(&mut chance, &swarm);
+        let mut schedule = Vec::new();
+        faults(&mut Chance::new(seed, "faults"), &swarm, &layout, length, &mut schedule);
+        work(&mut Chance::new(seed, "work"), &swarm, &layout, length, &mut schedule);
+        schedule.sort_by_key(|timed| timed.at);
+        Plan { seed, layout, schedule, faults_until: length }
+    }
+}
+
+impl Swarm {
+    fn draw(chance: &mut Chance) -> Swarm {
+        // One seed in 16 is quiet: nothing may go wrong where nothing is done.
+        if chance.one_in(16) {
+            return Swarm { operators: chance.one_in(2), ..Swarm::default() };
+        }
+        let mut on = |of: u64| chance.below(of) == 0;
+        Swarm {
+            power: on(2),
+            freeze: on(4),
+            cuts: on(2),
+            slow: on(4),
+            weather: on(3),
+            members: on(2),
+            crash_points: on(3),
+            agents: on(2),
+            disks: on(4),
+            damage: on(8),
+            clocks: on(3),
+            runtime: on(4),
+            leadership: on(3),
+            membership: on(5),
+            operators: on(2),
+            terms: on(6),
+            graceful: on(5),
+        }
+    }
+}
+
+impl Layout {
+    fn draw(chance: &mut Chance, swarm: &Swarm) -> Layout {
+        let members = *chance.pick(&[3, 3, 3, 3, 5]);
+        let nodes = chance.within(3..=5) as usize;
+        // Members live on the machines of the first nodes; one of them often alone.
+        let alone = usize::from(chance.one_in(2));
+        let machines = nodes.max(members) + alone;
+        let epsilon = 4_500;
+        let machines = (0..machines)
+            .map(|place| Machine {
+                member: place < members - alone || place == machines - 1 && alone == 1,
+                node: (place < nodes).then(|| {
+                    if place == nodes - 1 && chance.one_in(2) { Role::Standby } else { Role::Active }
+                }),
+                rate_ppm: if swarm.clocks { chance.below(2 * epsilon + 1) as i64 - epsilon as i64 } else { 0 },
+            })
+            .collect();
+        let weather = if swarm.weather {
+            Weather {
+                delay_min: MS / 5,
+                delay_max: *chance.pick(&[MS, 5 * MS, 20 * MS]),
+                loss_ppm: *chance.pick(&[0, 1_000, 20_000]),
+                duplicate_ppm: *chance.pick(&[0, 1_000, 20_000]),
+                straggle_ppm: *chance.pick(&[0, 500, 5_000]),
+                straggle_max: *chance.pick(&[SECOND, 4 * SECOND, 60 * SECOND]),
+            }
+        } else {
+            Weather::CALM
+        };
+        Layout {
+            machines,
+            profile: *chance.pick(&[Profile::Fast, Profile::Default, Profile::Default]),
+            weather,
+            disk: *chance.pick(&[Speed::NVME, Speed::SATA]),
+            snapshot_every: *chance.pick(&[20, 60, 10_000]),
+            boot_grace_ms: 5_000,
+            brake_quiet_ms: 8_000,
+            clients: chance.within(1..=3) as u32,
+        }
+    }
+
+    pub fn sites(&self) -> impl Iterator<Item = Site> + use<> {
+        (1..=self.machines.len() as u32).map(Site)
+    }
+
+    pub fn members(&self) -> Vec<Site> {
+        self.sites().filter(|site| self.machines[site.0 as usize - 1].member).collect()
+    }
+
+    pub fn nodes(&self) -> Vec<Site> {
+        self.sites().filter(|site| self.machines[site.0 as usize - 1].node.is_some()).collect()
+    }
+}
+
+/// How often, on average, one fault begins.
+const FAULT_EVERY: u64 = 4 * SECOND;
+
+fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedule: &mut Vec<Timed>) {
+    let kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(|kind| kind.is_on(swarm)).collect();
+    if kinds.is_empty() {
+        return;
+    }
+    let every = *chance.pick(&[FAULT_EVERY / 2, FAULT_EVERY, 3 * FAULT_EVERY]);
+    let (members, nodes) = (layout.members(), layout.nodes());
+    let sites: Vec<Site> = layout.sites().collect();
+    let mut at = 3 * SECOND;
+    loop {
+        at += chance.below(2 * every) + MS;
+        if at >= length {
+            break;
+        }
+        let (site, other) = (*chance.pick(&sites), *chance.pick(&sites));
+        let (member, node) = (*chance.pick(&members), *chance.pick(&nodes));
+        let short = chance.within(50 * MS..=2 * SECOND);
+        let long = chance.within(SECOND..=15 * SECOND);
+        let mut add = |at: God, deed: Deed| schedule.push(Timed { at, deed });
+        match chance.pick(&kinds) {
+            Kind::Power => {
+                add(at, Deed::PowerOff(site));
+                if chance.one_in(4) {
+                    add(at + chance.within(SECOND..=3 * SECOND), Deed::ConfirmDown(site));
+                }
+                add(at + long, Deed::PowerOn(site));
+            }
+            Kind::Freeze => {
+                add(at, Deed::Freeze(site));
+                add(at + if chance.one_in(3) { long } else { short }, Deed::Thaw(site));
+            }
+            Kind::Cut => {
+                add(at, Deed::Cut(site, other));
+                add(at + long, Deed::Mend(site, other));
+            }
+            Kind::Isolate => {
+                add(at, Deed::Isolate(site));
+                add(at + long, Deed::Rejoin(site));
+            }
+            Kind::Flap => {
+                for beat in 0..chance.within(2..=6) {
+                    add(at + beat * short, Deed::Isolate(site));
+                    add(at + beat * short + short / 2, Deed::Rejoin(site));
+                }
+            }
+            Kind::Split => {
+                let half: Vec<Site> = sites.iter().copied().filter(|_| chance.one_in(2)).collect();
+                for one in &half {
+                    for two in sites.iter().filter(|two| !half.contains(two)) {
+                        add(at, Deed::Cut(*one, *two));
+                        add(at, Deed::Cut(*two, *one));
+                        add(at + long, Deed::Mend(*one, *two));
+                        add(at + long, Deed::Mend(*two, *one));
+                    }
+                }
+            }
+            Kind::Slow => {
+                add(at, Deed::Slow(site, other, short));
+                add(at + long, Deed::Mend(site, other));
+            }
+            Kind::Reset => add(at, Deed::ResetStreams(site)),
+            Kind::KillMember => add(at, Deed::KillMember { at: member, down: short }),
+            Kind::PauseMember => {
+                add(at, Deed::PauseMember(member));
+                add(at + if chance.one_in(3) { long } else { short }, Deed::ResumeMember(member));
+            }
+            Kind::CrashPoint => {
+                use CrashPoint::*;
+                let point = *chance.pick(&[BeforePersist, AfterPersist, BeforeSend, BeforeApplied]);
+                let (after, power) = (chance.below(40) as u32, chance.one_in(3));
+                add(at, Deed::CrashMember { at: member, point, after, power });
+                add(at + long, Deed::PowerOn(member));
+            }
+            Kind::KillAgent => {
+                let down = if chance.one_in(4) { long } else { short };
+                add(at, Deed::KillAgent { at: node, down });
+            }
+            Kind::PauseAgent => {
+                add(at, Deed::PauseAgent(node));
+                add(at + if chance.one_in(2) { long } else { short }, Deed::ResumeAgent(node));
+            }
+            Kind::KillGuard => add(at, Deed::KillGuard { at: node, down: short }),
+            Kind::KillNode => add(at, Deed::KillNode { at: node, down: short }),
+            Kind::StallDisk => add(at, Deed::StallDisk { at: member, length: *chance.pick(&[short, short, long]) }),
+            Kind::FailSync => add(at, Deed::FailSync(member)),
+            Kind::Wipe => add(at, Deed::WipeDisk(member)),
+            Kind::Rot => add(at, Deed::RotDisk { at: member, place: chance.draw() }),
+            Kind::Rate => add(at, Deed::Rate { at: site, ppm: chance.below(9_001) as i64 - 4_500 }),
+            Kind::SlowStops => add(at, Deed::SlowStops { at: node, length: long, stop: long }),
+            Kind::FailStarts => add(at, Deed::FailStarts { at: node, length: short }),
+            Kind::Exit => add(at, Deed::Exit { at: node, code: chance.below(3) as i32 }),
+            Kind::Transfer => add(at, Deed::TransferLeader(chance.one_in(2).then_some(member))),
+            Kind::Membership => {
+                add(at, Deed::RemoveMember(member));
+                add(at + short, Deed::AddMember(member));
+            }
+            Kind::Leave => {
+                add(at, Deed::Leave(node));
+                add(at + long, Deed::PowerOff(node));
+                add(at + long + short, Deed::PowerOn(node));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Power,
+    Freeze,
+    Cut,
+    Isolate,
+    Flap,
+    Split,
+    Slow,
+    Reset,
+    KillMember,
+    PauseMember,
+    CrashPoint,
+    KillAgent,
+    PauseAgent,
+    KillGuard,
+    KillNode,
+    StallDisk,
+    FailSync,
+    Wipe,
+    Rot,
+    Rate,
+    SlowStops,
+    FailStarts,
+    Exit,
+    Transfer,
+    Membership,
+    Leave,
+}
+
+impl Kind {
+    const ALL: [Kind; 26] = [
+        Kind::Power,
+        Kind::Freeze,
+        Kind::Cut,
+        Kind::Isolate,
+        Kind::Flap,
+        Kind::Split,
+        Kind::Slow,
+        Kind::Reset,
+        Kind::KillMember,
+        Kind::PauseMember,
+        Kind::CrashPoint,
+        Kind::KillAgent,
+        Kind::PauseAgent,
+        Kind::KillGuard,
+        Kind::KillNode,
+        Kind::StallDisk,
+        Kind::FailSync,
+        Kind::Wipe,
+        Kind::Rot,
+        Kind::Rate,
+        Kind::SlowStops,
+        Kind::FailStarts,
+        Kind::Exit,
+        Kind::Transfer,
+        Kind::Membership,
+        Kind::Leave,
+    ];
+
+    fn is_on(self, swarm: &Swarm) -> bool {
+        match self {
+            Kind::Power => swarm.power,
+            Kind::Freeze => swarm.freeze,
+            Kind::Cut | Kind::Isolate | Kind::Flap | Kind::Split => swarm.cuts,
+            Kind::Slow | Kind::Reset => swarm.slow,
+            Kind::KillMember | Kind::PauseMember => swarm.members,
+            Kind::CrashPoint => swarm.crash_points,
+            Kind::KillAgent | Kind::PauseAgent | Kind::KillGuard | Kind::KillNode => swarm.agents,
+            Kind::StallDisk | Kind::FailSync => swarm.disks,
+            Kind::Wipe | Kind::Rot => swarm.damage,
+            Kind::Rate => swarm.clocks,
+            Kind::SlowStops | Kind::FailStarts | Kind::Exit => swarm.runtime,
+            Kind::Transfer => swarm.leadership,
+            Kind::Membership => swarm.membership,
+            Kind::Leave => swarm.graceful,
+        }
+    }
+}
+
+fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedule: &mut Vec<Timed>) {
+    let nodes = layout.nodes();
+    let names: Vec<Arc<str>> = (1..=chance.within(4..=9)).map(|number| Arc::from(format!("c-{number}"))).collect();
+    let mut add = |at: God, client: u32, ask: Ask| schedule.push(Timed { at, deed: Deed::Ask { client, ask } });
+    for (place, name) in names.iter().enumerate() {
+        let policy = if chance.one_in(8) { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop };
+        let preferred = chance.one_in(3).then(|| *chance.pick(&nodes));
+        let memory_mib = chance.within(1..=4) * 256;
+        let at = SECOND + place as u64 * 20 * MS;
+        add(at, 0, Ask::Create { name: name.clone(), memory_mib, policy, preferred });
+    }
+    let every = *chance.pick(&[200 * MS, SECOND, 3 * SECOND]);
+    let mut at = 2 * SECOND;
+    let mut count = 0u64;
+    loop {
+        at += chance.below(2 * every) + MS;
+        if at >= length {
+            return;
+        }
+        count += 1;
+        let client = chance.below(u64::from(layout.clients)) as u32;
+        let (name, node) = (chance.pick(&names).clone(), *chance.pick(&nodes));
+        let ask = match chance.below(if swarm.operators { 26 } else { 14 }) {
+            0..=7 => Ask::Annotate { name, key: format!("k{}", count % 5).into(), value: count.to_string().into() },
+            8..=9 => Ask::Read,
+            10 => Ask::Stop(name),
+            11..=12 => Ask::Start(name),
+            13 => Ask::Restart(name),
+            14..=15 => Ask::Move { name, to: chance.one_in(2).then_some(node) },
+            16 => Ask::Cordon(node),
+            17..=18 => Ask::Uncordon(node),
+            19 => Ask::Drain(node),
+            20..=21 => Ask::Return(node),
+            22 => Ask::SetRole(node, if chance.one_in(3) { Role::Standby } else { Role::Active }),
+            23 => Ask::Delete(name),
+            24 => Ask::Create { name, memory_mib: 256, policy: OnQuorumLoss::Stop, preferred: None },
+            _ if swarm.terms => Ask::SetProfile(*chance.pick(&[Profile::Fast, Profile::Default])),
+            _ => Ask::ReleaseBrake,
+        };
+        add(at, client, ask);
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { f.write_str("clients") } else { write!(f, "{}", self.0) }
+    }
+}
+
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |nanos: &u64| format!("{}.{:03} s", nanos / SECOND, nanos % SECOND / MS);
+        match self {
+            Deed::PowerOff(site) => write!(f, "machine {site} loses power"),
+            Deed::PowerOn(site) => write!(f, "machine {site} gets power"),
+            Deed::Freeze(site) => write!(f, "machine {site} stands still"),
+            Deed::Thaw(site) => write!(f, "machine {site} goes on"),
+            Deed::Cut(from, to) => write!(f, "nothing gets from {from} to {to}"),
+            Deed::Mend(from, to) => write!(f, "link from {from} to {to} is well"),
+            Deed::Isolate(site) => write!(f, "machine {site} is cut off"),
+            Deed::Rejoin(site) => write!(f, "machine {site} is connected"),
+            Deed::Slow(from, to, extra) => write!(f, "link from {from} to {to} is slow by {}", seconds(extra)),
+            Deed::ResetStreams(site) => write!(f, "streams of machine {site} break"),
+            Deed::Weather(_) => f.write_str("the weather of the network changes"),
+            Deed::KillMember { at, .. } => write!(f, "member on {at} is killed"),
+            Deed::CrashMember { at, point, after, .. } => write!(f, "member on {at} will die at {point:?} number {after}"),
+            Deed::PauseMember(site) => write!(f, "member on {site} is paused"),
+            Deed::ResumeMember(site) => write!(f, "member on {site} goes on"),
+            Deed::KillAgent { at, .. } => write!(f, "agent on {at} is killed"),
+            Deed::PauseAgent(site) => write!(f, "agent on {site} is paused"),
+            Deed::ResumeAgent(site) => write!(f, "agent on {site} goes on"),
+            Deed::KillGuard { at, .. } => write!(f, "guard on {at} is killed"),
+            Deed::KillNode { at, .. } => write!(f, "agent and guard on {at} are killed"),
+            Deed::StallDisk { at, length } => write!(f, "disk of {at} stalls for {}", seconds(length)),
+            Deed::FailSync(site) => write!(f, "next sync on {site} fails"),
+            Deed::WipeDisk(site) => write!(f, "member on {site} loses its disk"),
+            Deed::RotDisk { at, .. } => write!(f, "a bit flips on the disk of {at}"),
+            Deed::Rate { at, ppm } => write!(f, "clock of {at} runs at {ppm:+} ppm"),
+            Deed::SlowStops { at, stop, .. } => write!(f, "stops on {at} take {}", seconds(stop)),
+            Deed::FailStarts { at, length } => write!(f, "starts on {at} fail for {}", seconds(length)),
+            Deed::Exit { at, code } => write!(f, "a container on {at} exits with {code}"),
+            Deed::TransferLeader(Some(site)) => write!(f, "leadership is to move to {site}"),
+            Deed::TransferLeader(None) => f.write_str("leadership is to move"),
+            Deed::AddMember(site) => write!(f, "a member is to be added on {site}"),
+            Deed::RemoveMember(site) => write!(f, "the member on {site} is to be removed"),
+            Deed::Leave(site) => write!(f, "node on {site} leaves"),
+            Deed::ConfirmDown(site) => write!(f, "operator confirms that {site} is off"),
+            Deed::Ask { client, ask } => write!(f, "client {client} asks: {ask}"),
+        }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ask::Create { name, .. } => write!(f, "create {name}"),
+            Ask::Start(name) => write!(f, "start {name}"),
+            Ask::Stop(name) => write!(f, "stop {name}"),
+            Ask::Delete(name) => write!(f, "delete {name}"),
+            Ask::Restart(name) => write!(f, "restart {name}"),
+            Ask::Move { name, to: Some(to) } => write!(f, "move {name} to n{to}"),
+            Ask::Move { name, to: None } => write!(f, "move {name}"),
+            Ask::Annotate { name, key, value } => write!(f, "annotate {name} {key}={value}"),
+            Ask::Cordon(site) => write!(f, "cordon n{site}"),
+            Ask::Uncordon(site) => write!(f, "uncordon n{site}"),
+            Ask::Drain(site) => write!(f, "drain n{site}"),
+            Ask::Return(site) => write!(f, "return n{site}"),
+            Ask::SetRole(site, role) => write!(f, "make n{site} {role}"),
+            Ask::SetProfile(profile) => write!(f, "set profile {}", profile.name()),
+            Ask::ReleaseBrake => f.write_str("release the brake"),
+            Ask::Read => f.write_str("read"),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Machines and what lives on them: a member with its disk, a node with its agent, its guard and what it really runs.
+//! In and out: nothing; this is what the world keeps of each. The deeds are in `world`, `members`, `agents`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cluster::agent::MembershipIdentity;
+use cluster::{BootId, ContainerId, Epoch, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Span};
+use decide::{Agent, GuardSays, Guardian, Journal, Record};
+use record::{Identity, SnapshotMeta};
+use replica::{Link, Replica, Ticket};
+use std::sync::Arc;
+
+use crate::sim::checks::Standing;
+use crate::sim::clock::{Clock, God, MS};
+use crate::sim::deeds::CrashPoint;
+use crate::sim::disk::Disk;
+use crate::sim::net::Site;
+use crate::sim::world::Happening;
+
+/// One machine. Dead while it has no power; what stands still keeps its memory.
+pub struct Machine {
+    pub site: Site,
+    pub clock: Clock,
+    pub rate_ppm: i64,
+    pub powered: bool,
+    pub boot: BootId,
+    pub frozen_since: Option<God>,
+    pub thawed_at: Option<God>,
+    /// What arrived while everything stood still.
+    pub waiting: Vec<Happening>,
+    pub member: Option<MemberId>,
+    pub node: Option<NodeId>,
+    /// K and μ that were last in force here, for `standing`.
+    pub after_lease: Span,
+}
+
+impl Machine {
+    pub fn standing(&self, god: God) -> Standing {
+        let grace = self.after_lease.0 + 100 * MS;
+        let just_thawed = self.thawed_at.is_some_and(|at| god.saturating_sub(at) <= grace);
+        Standing { clock: self.clock, exposed: self.frozen_since.is_some() || just_thawed }
+    }
+
+    pub fn lives(&self) -> bool {
+        self.powered && self.frozen_since.is_none()
+    }
+}
+
+/// A member: its store, and its process while it has one.
+pub struct Member {
+    pub id: MemberId,
+    pub site: Site,
+    pub identity: Identity,
+    pub disk: Disk,
+    /// Counts processes; what belongs to an earlier one is void.
+    pub life: u32,
+    pub process: Option<MemberProcess>,
+    pub paused: bool,
+    pub waiting: Vec<Happening>,
+    /// It must not be started again: its data is damaged or lost, or it was removed.
+    pub retired: Option<String>,
+    /// Its data was damaged behind its back.
+    pub damaged: bool,
+    /// What its log holds, as written: for the oracles.
+    pub mirror: Mirror,
+    /// Dies at this point when the count gets to zero; with the machine if the flag says so.
+    pub crash: Option<(CrashPoint, u32, bool)>,
+}
+
+pub struct MemberProcess {
+    pub replica: Replica,
+    pub turn_due: bool,
+    pub led: Option<u64>,
+    pub tickets: BTreeMap<Ticket, Asker>,
+    pub next_ticket: u64,
+    /// The newest stream heard of each peer.
+    pub streams: BTreeMap<MemberId, u64>,
+    /// Snapshots being built, by index.
+    pub building: Option<SnapshotMeta>,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    pub client: u32,
+    pub question: u64,
+    pub attempt: u32,
+}
+
+/// A member's log, entry by entry.
+#[derive(Default)]
+pub struct Mirror {
+    pub entries: BTreeMap<u64, Mirrored>,
+    /// Places of `BeginFencing` entries.
+    pub fencings: BTreeMap<u64, (NodeId, Incarnation)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Mirrored {
+    pub term: u64,
+    pub digest: u64,
+    pub request: Option<cluster::RequestId>,
+    /// The group it was written with; durable with it.
+    pub group: u64,
+}
+
+impl Mirror {
+    pub fn truncate_from(&mut self, index: u64) {
+        self.entries.split_off(&index);
+        self.fencings.split_off(&index);
+    }
+}
+
+/// A node: what survives its agent, and its agent and guard while they live.
+pub struct Node {
+    pub id: NodeId,
+    pub site: Site,
+    pub capacity_mib: u64,
+    /// What is durable of the journal.
+    pub journal: Journal,
+    /// Ordered and not durable yet, oldest first.
+    pub unsynced: VecDeque<(u64, Record)>,
+    pub life: u32,
+    pub agent: Option<AgentProcess>,
+    pub agent_paused: bool,
+    pub waiting: Vec<Happening>,
+    pub guard: Option<Guardian>,
+    /// Counts guards; wakes of an earlier one are void.
+    pub guard_life: u32,
+    pub guard_wake: u64,
+    /// The slot, while no guard watches it.
+    pub slot: GuardSays,
+    /// Left gracefully: started again by the next boot only.
+    pub left: bool,
+    pub works: BTreeMap<(ContainerId, Epoch), Work>,
+    pub fail_starts_until: God,
+    pub slow_stops: (God, u64),
+}
+
+pub struct AgentProcess {
+    pub agent: Agent,
+    pub wake: u64,
+    pub membership: Option<Arc<MembershipIdentity>>,
+    pub session: Option<Link>,
+    /// An attempt to open a session, and since when.
+    pub seeking: Option<(Link, God)>,
+    pub hint: Option<MemberId>,
+    pub tried: usize,
+    pub said: Moment,
+}
+
+/// One epoch of one container as the kernel has it.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub incarnation: Incarnation,
+    pub policy: OnQuorumLoss,
+    pub phase: WorkPhase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkPhase {
+    /// A helper in `starters` is at it.
+    Starting,
+    /// Its tasks execute.
+    Alive,
+    /// The first task is gone, the rest and the mount are there.
+    Remains,
+}
+
+/// One stream between an agent and a member it takes for the leader.
+pub struct Session {
+    pub node: NodeId,
+    pub agent_life: u32,
+    pub member: MemberId,
+    pub member_life: u32,
+    /// Nothing gets through any more; both ends will notice.
+    pub broken: bool,
+    /// Which ends have noticed that it is over.
+    pub ended: (bool, bool),
+    /// The last arrival in each direction: a stream keeps its order.
+    pub up: God,
+    pub down: God,
+}

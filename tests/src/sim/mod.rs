@@ -1,0 +1,20 @@
+//! The deterministic simulator: the real minds and the real record logic in a world where everything may break.
+//!
+//! Reading order: `deeds` (what is done to a cluster, as data), `clock`, `net`, `disk`, `host` (what there is), `world`
+//! (one heap of happenings), `members`, `agents`, `clients`, `acts` (how each behaves), `checks` (the oracles), `run`
+//! (one seed), `script` (stories). A run is a function of its plan: no thread, no clock, no hash map, no file.
+
+pub mod chance;
+pub mod clock;
+pub mod net;
+pub mod disk;
+pub mod deeds;
+pub mod checks;
+pub mod transcript;
+pub mod host;
+pub mod world;
+mod members;
+mod agents;
+mod clients;
+mod acts;
+pub mod run;

@@ -1,0 +1,139 @@
+//! One run: things break, everything is healed, and it must recover within a bound.
+//! In: a plan. Out: the first violation with the lines before it, and what was covered. Source of the two phases:
+//! TigerBeetle's VOPR (safety mode, then liveness mode).
+
+use std::collections::BTreeMap;
+
+use cluster::planner::Observed;
+use cluster::{Desired, Health, Observed as Seen, Order, Placement, Unplaced};
+
+use crate::sim::checks::Violation;
+use crate::sim::clock::{God, SECOND};
+use crate::sim::deeds::Plan;
+use crate::sim::transcript::Transcript;
+use crate::sim::world::{Counts, World};
+
+/// After healing, links are well at once and sessions find out within this; from then on nobody may be fenced.
+const SETTLE: u64 = 12 * SECOND;
+/// Everything wanted runs within this after healing: a brake, a restart and two rounds of fencing fit in.
+const RECOVERY: u64 = 90 * SECOND;
+/// Watched after recovery for flapping.
+const CALM: u64 = 5 * SECOND;
+
+pub struct Outcome {
+    pub seed: u64,
+    pub violation: Option<Violation>,
+    pub simulated: God,
+    /// From healing to everything running.
+    pub recovery: Option<u64>,
+    pub counts: Counts,
+    pub events: BTreeMap<&'static str, u64>,
+    pub exposures: u64,
+    pub answers: usize,
+    /// The last lines, if the run was traced.
+    pub trace: Vec<String>,
+}
+
+/// Runs `plan` to its end or to the first violation.
+pub fn run(plan: &Plan, transcript: Transcript) -> Outcome {
+    let mut world = World::new(plan, transcript);
+    world.run(plan.faults_until);
+    let recovery = if world.checks.first.is_none() { recover(&mut world) } else { None };
+    let unaccounted = world.unaccounted();
+    if unaccounted != 0 {
+        world.checks.violate(world.now, "Simulator", format!("{unaccounted} happenings were lost"));
+    }
+    finish(plan.seed, world, recovery)
+}
+
+fn recover(world: &mut World) -> Option<u64> {
+    world.heal();
+    let healed = world.now;
+    world.run(healed + SETTLE);
+    world.checks.calm(world.now);
+    while world.checks.first.is_none() {
+        let Some(open) = world.unsettled() else { break };
+        if world.now >= healed + RECOVERY {
+            let after = RECOVERY / SECOND;
+            world.checks.violate(world.now, "Recovery", format!("{after} s after everything was healed: {open}"));
+        }
+        world.run(world.now + SECOND);
+    }
+    let recovered = world.now - healed;
+    world.run(world.now + CALM);
+    if world.checks.first.is_none() {
+        let state = world.newest.clone();
+        world.checks.remembers(world.now, "the state at the end", &state);
+    }
+    world.checks.first.is_none().then_some(recovered)
+}
+
+fn finish(seed: u64, world: World, recovery: Option<u64>) -> Outcome {
+    let World { now, checks, counts, transcript, .. } = world;
+    Outcome {
+        seed,
+        simulated: now,
+        recovery,
+        counts,
+        answers: checks.answers(),
+        exposures: checks.exposures,
+        events: checks.events,
+        violation: checks.first,
+        trace: transcript.trace().cloned().collect(),
+    }
+}
+
+impl World {
+    /// What still keeps the cluster from being well, if anything does.
+    pub fn unsettled(&self) -> Option<String> {
+        let state = &self.newest;
+        if self.leader().is_none() {
+            return Some("nobody leads".to_owned());
+        }
+        if let Some(node) = state.fencing().next() {
+            return Some(format!("the fencing of {} is open", node.name));
+        }
+        if let Some(node) = state.nodes().find(|node| !matches!(node.health, Health::Up { .. })) {
+            return Some(format!("{} is {}", node.name, node.health));
+        }
+        if let Some(container) = state.handovers().next() {
+            return Some(format!("the handover of {} is open", container.spec.name));
+        }
+        if let Some(open) = state.containers().find_map(|container| self.container_unsettled(container)) {
+            return Some(open);
+        }
+        if let Some((container, runner)) = self.checks.running().find(|(container, _)| state.container(*container).is_none()) {
+            return Some(format!("{container}, which is deleted, runs on {}", runner.node));
+        }
+        let plan = cluster::planner::plan(state, &Observed::default(), self.wall());
+        if let Some(command) = plan.commands.first() {
+            return Some(format!("the planner would still do {command:?}"));
+        }
+        (self.open_questions() > 0).then(|| format!("{} questions are open", self.open_questions()))
+    }
+
+    fn container_unsettled(&self, container: &cluster::Container) -> Option<String> {
+        let name = &container.spec.name;
+        let runners = self.checks.runners(container.id);
+        match (&container.placement, container.desired) {
+            (_, Desired::Deleted) => Some(format!("{name} is to be deleted and is still there")),
+            (Placement::Assigned(assignment), Desired::Running) => {
+                if assignment.order != Order::Run {
+                    return Some(format!("{name} {} is ordered to {:?}", assignment.epoch, assignment.order));
+                }
+                let status = self.newest.status(container.id).filter(|status| status.epoch == assignment.epoch);
+                if status.is_none_or(|status| status.observed != Seen::Running) {
+                    return Some(format!("{name} {} is not running on {}: {status:?}", assignment.epoch, assignment.node));
+                }
+                let right = matches!(runners, [one] if one.node == assignment.node && one.epoch == assignment.epoch);
+                (!right).then(|| format!("{name} is said to run as {} and runs as {runners:?}", assignment.epoch))
+            }
+            (Placement::Assigned(assignment), Desired::Stopped) => {
+                Some(format!("{name} {} is wanted stopped and has a place", assignment.epoch))
+            }
+            (Placement::Unplaced { reason: Unplaced::Held { .. }, .. }, _) | (Placement::Unplaced { .. }, _) => {
+                (!runners.is_empty()).then(|| format!("{name} has no place and runs as {runners:?}"))
+            }
+        }
+    }
+}
