@@ -272,3 +272,17 @@ fn every_mutating_request_has_a_request_id_and_every_service_a_comment() {
         }
     }
 }
+
+#[test]
+fn every_field_of_the_api_is_explained() {
+    let document: Value = serde_json::from_str(proto::rest::openapi()).expect("JSON");
+    let schemas = document["components"]["schemas"].as_object().expect("schemas");
+    assert!(schemas.len() > 60, "{}", schemas.len());
+    for (name, schema) in schemas {
+        for (field, schema) in schema["properties"].as_object().expect("properties") {
+            assert!(schema["description"].as_str().is_some_and(|text| !text.is_empty()), "{name}.{field}");
+        }
+    }
+    assert!(document["paths"]["/v1/templates/{template}"]["put"].is_object());
+    assert!(document["paths"]["/v1/templates/{template}"]["delete"].is_object());
+}

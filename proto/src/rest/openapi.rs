@@ -12,7 +12,7 @@ static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
     let mut schemas = BTreeMap::new();
     let mut paths = Map::new();
     for route in routes() {
-        let path = paths.entry(route.template.clone()).or_insert_with(|| json!({}));
+        let path = paths.entry(shown_path(route)).or_insert_with(|| json!({}));
         path[route.verb.name().to_ascii_lowercase()] = operation(route, &mut schemas);
     }
     schemas.insert("Problem.details".to_owned(), problem());
@@ -46,6 +46,14 @@ pub fn openapi() -> &'static str {
     &DOCUMENT
 }
 
+/// The path with captured fields by the first word of theirs: `{template.name}` and `{template}` are one place of one path.
+fn shown_path(route: &Route) -> String {
+    route.captured().fold(route.template.clone(), |path, field| {
+        let shown = field.split('.').next().unwrap_or(field);
+        path.replace(&format!("{{{field}}}"), &format!("{{{shown}}}"))
+    })
+}
+
 /// The head comment of common.proto: what holds for the whole API.
 fn conventions() -> String {
     let file = super::POOL.get_file_by_name("quorate/v1/common.proto").expect("common.proto is part of the set");
@@ -61,7 +69,7 @@ fn operation(route: &Route, schemas: &mut BTreeMap<String, Value>) -> Value {
     for path in &captured {
         let (schema, description) = described(&route.input, path, schemas);
         parameters
-            .push(json!({"name": path, "in": "path", "required": true, "schema": schema, "description": description}));
+            .push(json!({"name": path.split('.').next(), "in": "path", "required": true, "schema": schema, "description": description}));
     }
     if !route.takes_body {
         query_parameters(&route.input, "", &captured, &mut parameters, schemas);

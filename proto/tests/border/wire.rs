@@ -111,7 +111,9 @@ fn a_snapshot_holds_everything_and_is_written_the_same_twice() {
 #[test]
 fn a_snapshot_cut_short_anywhere_is_refused() {
     let bytes: Vec<u8> = snapshot::encode(&samples::state()).flatten().collect();
-    for end in 0..bytes.len() {
+    // Every length near both ends, where header and end stand; one in seventeen between.
+    let ends = (0..bytes.len()).filter(|end| end % 17 == 0 || *end < 300 || bytes.len() - end < 100);
+    for end in ends {
         assert!(snapshot::decode(&bytes[..end]).is_err(), "{end} of {} bytes were taken for all", bytes.len());
     }
     let more = [&bytes[..], &[0]].concat();
