@@ -154,6 +154,19 @@ impl Node {
         }
     }
 
+    /// Sockets, bundles and control groups of an incarnation.
+    fn traces_of(&self, incarnation: u64) -> Vec<PathBuf> {
+        let run = self.folder.join("run");
+        let hierarchy = guard::cgroup::Hierarchy::find();
+        let root = hierarchy.and_then(|found| guard::cgroup::default_root(&found, &run).ok());
+        let name = root.as_ref().and_then(|root| root.file_name()).unwrap_or_default();
+        let groups = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let groups = groups.map(|entry| entry.path().join(name).join(format!("i{incarnation}")));
+        let sockets = ["stop", "keep"].map(|policy| run.join(format!("starter-{policy}-{incarnation}.sock")));
+        let bundles = std::fs::read_dir(run.join("bundles")).into_iter().flatten().flatten().map(|entry| entry.path());
+        groups.chain(sockets).filter(|path| path.exists()).chain(bundles).collect()
+    }
+
     /// What container `container` has written to its private area.
     fn wrote(&self, container: u64, file: &str) -> String {
         let area = self.storage.prepare(ContainerId(container)).expect("private area");
@@ -271,6 +284,10 @@ fn contract_under_guard(name: &str) {
     assert_eq!(found(&*runtime), []);
     let late = runtime.start(&node.spec(6, 1, RUNS));
     assert!(late.is_err(), "a latched incarnation starts nothing");
+
+    // What it left is swept away, in every hierarchy; what lives is not.
+    Starters::new(node.folder.join("run")).sweep(&node.slot);
+    assert_eq!(node.traces_of(1), Vec::<PathBuf>::new());
 
     // A new incarnation; then guard and agent are killed together: the kernel ends it.
     node.open(2);

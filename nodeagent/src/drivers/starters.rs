@@ -3,12 +3,14 @@
 //! A starter that is gone took everything in it along; that is told as exits.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, Once};
 use std::time::{Duration, Instant};
 
 use cluster::{ContainerId, Epoch, Incarnation, OnQuorumLoss};
+use guard::Slot;
 use guard::starter::{self, Client, Label, StarterError, Task, TaskState};
 
 use super::runtime::{DriverError, Exited, Found, Workload, guard_policy};
@@ -160,6 +162,58 @@ impl Starters {
         for place in self.places() {
             self.watch_place(place);
         }
+    }
+
+    /// Removes what dead incarnations left in the run directory and among the control groups: sockets, bundles, empty
+    /// groups (runtimes remove theirs only when they are asked to, and the guard does not ask). Never errs: what stays
+    /// is met again. For the start of an agent and after an incarnation has ended.
+    pub fn sweep(&self, slot: &Slot) {
+        let groups = self.group_roots();
+        let dead = |incarnation: u64| slot.incarnation(incarnation).is_none_or(|state| state.ended);
+        for root in &groups {
+            for folder in fs::read_dir(root).into_iter().flatten().flatten() {
+                let name = folder.file_name();
+                let number = name.to_str().and_then(|name| name.strip_prefix('i')?.parse::<u64>().ok());
+                // 0 is the namespace for proofs. A `keep` starter that answers still needs its groups.
+                let gone = |number: &u64| {
+                    *number != 0
+                        && dead(*number)
+                        && POLICIES.iter().all(|policy| self.connect((*policy, *number)).is_none())
+                };
+                if number.is_some_and(|number| gone(&number)) {
+                    guard::cgroup::remove_empty(&folder.path());
+                }
+            }
+        }
+        for place in self.places() {
+            if dead(place.1) && self.connect(place).is_none() {
+                let socket = starter::socket_path(&self.run_dir, guard_policy(place.0), place.1);
+                let _ = fs::remove_file(socket.with_extension("log"));
+                let _ = fs::remove_file(socket);
+            }
+        }
+        let Ok(tasks) = self.tasks(|_| true) else { return };
+        let known: Vec<String> =
+            tasks.into_iter().map(|(_, task)| format!("c{}-{}", task.label.container, task.label.epoch)).collect();
+        for bundle in fs::read_dir(self.run_dir.join("bundles")).into_iter().flatten().flatten() {
+            if !known.iter().any(|name| bundle.file_name() == name.as_str()) {
+                let _ = fs::remove_dir_all(bundle.path());
+            }
+        }
+    }
+
+    /// This node's folder in every control group hierarchy there is.
+    fn group_roots(&self) -> Vec<PathBuf> {
+        let greeting = Client::connect(&self.run_dir, guard::Policy::Stop, 0).and_then(|mut client| client.greeting());
+        let Some(branch) = greeting.ok().and_then(|greeting| greeting.cgroup) else { return Vec::new() };
+        // Of `/root/i0/stop`, the root.
+        let Some(root) = Path::new(&branch).ancestors().nth(2).and_then(|root| root.strip_prefix("/").ok()) else {
+            return Vec::new();
+        };
+        let top = Path::new("/sys/fs/cgroup");
+        let below = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+        let roots = below.chain([top.to_owned()]).map(|hierarchy| hierarchy.join(root));
+        roots.filter(|path| !root.as_os_str().is_empty() && path.is_dir()).collect()
     }
 
     /// Sockets there are, dead ones included: by policy, then rising incarnation.
