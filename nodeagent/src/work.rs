@@ -270,3 +270,175 @@ async fn blocking<T: Send + 'static>(deed: impl FnOnce() -> T + Send + 'static) 
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Condvar;
+
+    use cluster::Profile;
+    use cluster::{
+        Class, ContainerSpec, Name, Resources, RestartPolicy, Revision, Storage, StorageKind, Template, TemplateKind,
+    };
+
+    use super::*;
+
+    /// Hands that write down what they do, and whose starts wait for permission.
+    #[derive(Default)]
+    struct Slow {
+        log: Mutex<Vec<String>>,
+        changed: Condvar,
+        starts_may_go_on: Mutex<bool>,
+        /// The grace that counts for the stop under way.
+        grace: Mutex<Option<Duration>>,
+        stops_wait: bool,
+    }
+
+    impl Slow {
+        fn note(&self, line: String) {
+            self.log.lock().expect("log").push(line);
+        }
+
+        fn log(&self) -> Vec<String> {
+            self.log.lock().expect("log").clone()
+        }
+
+        fn let_go(&self) {
+            *self.starts_may_go_on.lock().expect("gate") = true;
+            self.changed.notify_all();
+        }
+    }
+
+    impl Hands for Slow {
+        fn start(&self, order: &StartOrder) -> Result<(), NotStarted> {
+            self.note(format!("start {} {}", order.key.0, order.key.1));
+            let mut open = self.starts_may_go_on.lock().expect("gate");
+            while !*open {
+                open = self.changed.wait(open).expect("gate");
+            }
+            self.note(format!("started {} {}", order.key.0, order.key.1));
+            Ok(())
+        }
+
+        fn stop(&self, key: Key, grace: Duration) -> Result<(), String> {
+            let mut held = self.grace.lock().expect("grace");
+            let shorter = held.is_none_or(|held| grace < held);
+            *held = Some(if shorter { grace } else { held.expect("not shorter than none") });
+            self.changed.notify_all();
+            while self.stops_wait && held.is_some_and(|held| held > Duration::from_secs(1)) {
+                held = self.changed.wait(held).expect("grace");
+            }
+            drop(held);
+            self.note(format!("stopped {} {}", key.0, key.1));
+            Ok(())
+        }
+
+        fn prepare(&self, _: Key, _: &WantedSpec) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn unprepare(&self, _: Key) {}
+
+        fn look(&self) -> Result<Vec<Workload>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn order(container: u64) -> StartOrder {
+        let name = || Name::new("a").expect("good");
+        let spec = ContainerSpec {
+            name: name(),
+            template: name(),
+            storage: name(),
+            command: [].into(),
+            environment: Arc::default(),
+            resources: Resources::default(),
+            class: Class::Guaranteed,
+            priority: 1,
+            possible_owners: [].into(),
+            preferred_owners: [].into(),
+            restart: RestartPolicy::default(),
+            on_quorum_loss: OnQuorumLoss::Stop,
+            stop_grace: Profile::Fast.terms().lease,
+        };
+        let template = Template {
+            name: name(),
+            version: "".into(),
+            digest: "".into(),
+            kind: TemplateKind::Os,
+            path: "".into(),
+            registered: Revision(1),
+        };
+        let storage =
+            Storage { name: name(), kind: StorageKind::Directory { path: "/".into() }, registered: Revision(1) };
+        StartOrder {
+            key: (ContainerId(container), Epoch(1)),
+            incarnation: Incarnation(1),
+            policy: OnQuorumLoss::Stop,
+            spec: Arc::new(WantedSpec {
+                container: ContainerId(container),
+                spec: Arc::new(spec),
+                template: Arc::new(template),
+                storage: Arc::new(storage),
+            }),
+        }
+    }
+
+    fn desk(hands: &Arc<Slow>, workers: usize) -> (Work, mpsc::UnboundedReceiver<Input>) {
+        let (sender, inputs) = mpsc::unbounded_channel();
+        (Work::new(hands.clone(), sender, workers, Handle::current()), inputs)
+    }
+
+    async fn happened(inputs: &mut mpsc::UnboundedReceiver<Input>) -> (ContainerId, Happened) {
+        match inputs.recv().await {
+            Some(Input::Happened { container, what, .. }) => (container, what),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_on_one_container_are_carried_out_in_order() {
+        let hands = Arc::new(Slow::default());
+        let (work, mut inputs) = desk(&hands, 4);
+        work.start(order(1));
+        work.stop(ContainerId(1), Epoch(1), Span::ZERO);
+        work.start(StartOrder { key: (ContainerId(1), Epoch(2)), ..order(1) });
+        hands.let_go();
+        assert_eq!(happened(&mut inputs).await.1, Happened::Started);
+        assert_eq!(happened(&mut inputs).await.1, Happened::Stopped);
+        assert_eq!(happened(&mut inputs).await.1, Happened::Started);
+        assert_eq!(hands.log(), ["start c1 e1", "started c1 e1", "stopped c1 e1", "start c1 e2", "started c1 e2"]);
+    }
+
+    #[tokio::test]
+    async fn stops_do_not_wait_for_starts_and_starts_are_bounded() {
+        let hands = Arc::new(Slow::default());
+        let (work, mut inputs) = desk(&hands, 2);
+        for container in 1..=3 {
+            work.start(order(container));
+        }
+        work.stop(ContainerId(9), Epoch(1), Span::ZERO);
+        assert_eq!(happened(&mut inputs).await, (ContainerId(9), Happened::Stopped));
+        assert!(hands.log().iter().filter(|line| line.starts_with("start ")).count() <= 2, "{:?}", hands.log());
+        hands.let_go();
+        for _ in 1..=3 {
+            assert_eq!(happened(&mut inputs).await.1, Happened::Started);
+        }
+        while work.busy() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn stop_that_comes_again_with_a_shorter_grace_overtakes_the_first() {
+        let hands = Arc::new(Slow { stops_wait: true, ..Slow::default() });
+        let (work, mut inputs) = desk(&hands, 1);
+        work.stop(ContainerId(1), Epoch(1), Span::seconds(3_600));
+        while hands.grace.lock().expect("grace").is_none() {
+            tokio::task::yield_now().await;
+        }
+        work.stop(ContainerId(1), Epoch(1), Span::seconds(7_200));
+        work.stop(ContainerId(1), Epoch(1), Span::ZERO);
+        assert_eq!(happened(&mut inputs).await, (ContainerId(1), Happened::Stopped));
+        assert!(inputs.try_recv().is_err(), "one order, one answer");
+    }
+}
