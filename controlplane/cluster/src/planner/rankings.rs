@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::container::{Container, Placement, Unplaced};
+use crate::model::container::{Class, Container, Placement, Unplaced};
 use crate::model::decision::{Decision, Trigger};
 use crate::model::ids::{Name, NodeId, Revision};
 use crate::placement::{Ranking, Seat};
@@ -34,6 +34,7 @@ struct Shape {
     storage: Name,
     cpu_millis: u64,
     memory_bytes: u64,
+    class: Class,
     possible_owners: Arc<[NodeId]>,
     preferred_owners: Arc<[Arc<[NodeId]>]>,
     history: History,
@@ -42,21 +43,22 @@ struct Shape {
     on: Option<NodeId>,
 }
 
+/// How it lost its last place, where that matters to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum History {
     None,
-    Toward(NodeId),
-    AwayFrom(NodeId),
+    Ended(NodeId),
+    Moving(NodeId),
+    Displaced(NodeId),
 }
 
 impl Shape {
     fn of(container: &Container, state: &State) -> Shape {
         let spec = &container.spec;
         let history = match &container.placement {
-            Placement::Unplaced {
-                reason: Unplaced::Ended { on: home, .. } | Unplaced::Moving { from: home }, ..
-            } => History::Toward(*home),
-            Placement::Unplaced { reason: Unplaced::Displaced { from }, .. } => History::AwayFrom(*from),
+            Placement::Unplaced { reason: Unplaced::Ended { on, .. }, .. } => History::Ended(*on),
+            Placement::Unplaced { reason: Unplaced::Moving { from }, .. } => History::Moving(*from),
+            Placement::Unplaced { reason: Unplaced::Displaced { from }, .. } => History::Displaced(*from),
             _ => History::None,
         };
         let counts = container.start_failures.iter().filter(|failure| failure.counts(state.clock()));
@@ -65,6 +67,7 @@ impl Shape {
             storage: spec.storage.clone(),
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
+            class: spec.class,
             possible_owners: Arc::clone(&spec.possible_owners),
             preferred_owners: Arc::clone(&spec.preferred_owners),
             history,

@@ -106,6 +106,20 @@ fn failover_leaves_down_what_its_policy_keeps_down() {
 }
 
 #[test]
+fn class_none_is_restarted_in_place_or_not_at_all() {
+    let mut story = Story::with_nodes(2);
+    let web = story.run(ContainerSpec { class: Class::None, ..spec("web") });
+    let home = story.on(web).unwrap();
+    story.done(Command::SetNodeIntent { node: home, intent: IntentOrder::Cordon });
+    story.close(web, End::Exited(Exit::Code(1)));
+    story.plan();
+    assert_eq!(story.on(web), None);
+    story.done(Command::SetNodeIntent { node: home, intent: IntentOrder::Uncordon });
+    story.plan();
+    assert_eq!(story.on(web), Some(home));
+}
+
+#[test]
 fn possible_owners_bind_and_preferred_owners_lead() {
     let mut story = Story::with_nodes(2);
     let only = story.run(ContainerSpec { possible_owners: Arc::new([NodeId(3)]), ..spec("only") });

@@ -58,7 +58,9 @@ fn command(story: &Story, (kind, who, how, wrong): Throw) -> Option<Command> {
     let incarnation =
         Incarnation(story.state.node(node).map_or(0, |node| node.health.incarnation().0).saturating_sub(stale));
     let count = story.state.truth().next_container - 1;
-    let container = ContainerId(1 + u64::from(who) % count.max(1));
+    // Handovers are rare and deep: now and then one under way is picked on purpose.
+    let under_way = story.state.handovers().next().filter(|_| who.is_multiple_of(3)).map(|container| container.id);
+    let container = under_way.unwrap_or(ContainerId(1 + u64::from(who) % count.max(1)));
     let found = story.state.container(container);
     let epoch = Epoch(found.map_or(0, |container| container.epoch.0).saturating_sub(stale));
     Some(match kind % 22 {
