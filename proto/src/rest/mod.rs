@@ -23,7 +23,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
-pub use message::to_json;
+pub use message::{from_json, to_json};
 pub use openapi::openapi;
 pub use route::{Method as Verb, Route, routes};
 
