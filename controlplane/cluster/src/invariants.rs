@@ -239,7 +239,8 @@ fn sound_change(before: &State, after: &State, old: &Container, new: &Container,
     };
     match new.assignment() {
         Some(is) if is.epoch == was.epoch => {
-            let adopted = matches!(was.order, Order::AwaitingReceipt { .. }) && is.incarnation > was.incarnation;
+            // The order in between (`AwaitingReceipt`) may lie within the step.
+            let adopted = is.on_quorum_loss == OnQuorumLoss::Keep && is.incarnation > was.incarnation;
             found.unless(is.node == was.node && (is.incarnation == was.incarnation || adopted), "EpochOwner", || {
                 format!("{id} {} changed hands from {} to {}", was.epoch, was.node, is.node)
             });

@@ -259,6 +259,19 @@ fn deliberate_moves_change_home_and_record_their_decision() {
 }
 
 #[test]
+fn move_of_one_without_a_place_starts_it_there() {
+    let mut story = Story::with_nodes(2);
+    let home: Arc<[Arc<[NodeId]>]> = Arc::new([Arc::new([N1])]);
+    let web = story.run(ContainerSpec { class: Class::None, preferred_owners: home, ..spec("web") });
+    story.lose(N1);
+    assert_eq!((story.plan(), story.on(web)), (0, None));
+    let lost = Command::MoveContainer { container: web, target: Some(N1) };
+    assert!(matches!(story.refused(lost), Rejected::Infeasible { .. }));
+    story.done(Command::MoveContainer { container: web, target: Some(N2) });
+    assert_eq!((story.on(web), story.container(web).home, story.container(web).epoch), (Some(N2), Some(N2), Epoch(2)));
+}
+
+#[test]
 fn annotations_change_key_by_key_and_stay_bounded() {
     let mut story = Story::with_nodes(1);
     let web = story.create(spec("web"));

@@ -123,8 +123,10 @@ fn kept_container_stays_until_a_proof_about_the_machine() {
 fn policy_on_quorum_loss_belongs_to_the_epoch() {
     let mut story = Story::with_nodes(2);
     let keep = story.run(kept("keep"));
-    let assigned = story.container(keep).assignment().unwrap().clone();
-    assert_eq!(assigned.on_quorum_loss, OnQuorumLoss::Keep);
+    // No command changes a spec yet; the day one does, the running epoch keeps what it was started under.
+    let spec = ContainerSpec { on_quorum_loss: OnQuorumLoss::Stop, ..kept("keep") };
+    let changed = Container { spec: Arc::new(spec), ..story.container(keep).clone() };
+    story.state.put_container(changed);
     story.record_fenced(N1, Proof::Guard).unwrap();
     assert!(matches!(story.order(keep), Order::AwaitingReceipt { .. }), "the guard's record covers stop only");
 }
@@ -142,13 +144,14 @@ fn same_boot_takes_up_what_it_kept_and_another_boot_does_not() {
     let old = story.incarnation(N1);
     story.register(N1, 99, true, facts(8)).unwrap();
     assert!(matches!(story.order(keep), Order::AwaitingReceipt { .. }), "another boot may be another machine");
-    story.plan();
-    assert_eq!(story.on(keep), Some(N1));
+    let new = story.run(ContainerSpec { preferred_owners: only(N1), ..spec("new") });
+    assert_eq!((story.on(keep), story.on(new)), (Some(N1), Some(N1)));
     let guess = Command::RecordFenced { node: N1, incarnation: old, proof: Proof::Guard };
     assert!(matches!(story.refused(guess), Rejected::StaleIncarnation { .. }));
     story.done(Command::RecordFenced { node: N1, incarnation: old, proof: operator() });
     assert_eq!(story.reason(keep), Unplaced::Displaced { from: N1 });
     assert!(matches!(story.health(N1), Health::Up { .. }), "the new incarnation is not touched by it");
+    assert_eq!(story.on(new), Some(N1), "nor what runs under it");
 }
 
 #[test]
