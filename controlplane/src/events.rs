@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cluster::{Event, Revision, WallTime};
+use cluster::{Event, Revision, Trigger, WallTime};
 use tokio::sync::watch;
 
 /// Events kept; at some 300 bytes each that is 30 MB.
@@ -47,12 +47,40 @@ struct Ring {
     oldest: Revision,
     tip: Revision,
     count: usize,
+    tally: Tally,
+}
+
+/// Counted since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub fencing_begun: u64,
+    pub fenced: u64,
+    pub placed: u64,
+    pub unplaceable: u64,
+    /// Of those placed, because the node before was fenced.
+    pub failovers: u64,
+}
+
+impl Tally {
+    fn count(&mut self, event: &Event) {
+        match event {
+            Event::FencingBegun { .. } => self.fencing_begun += 1,
+            Event::NodeFenced { .. } => self.fenced += 1,
+            Event::ContainerUnplaceable { .. } => self.unplaceable += 1,
+            Event::ContainerAssigned { trigger, .. } => {
+                self.placed += 1;
+                self.failovers += u64::from(matches!(trigger, Trigger::Failover { .. }));
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Events {
     /// Knows nothing of what happened at or before `applied`.
     pub fn new(applied: Revision, kept: usize) -> Events {
-        let ring = Ring { batches: VecDeque::new(), oldest: Revision(applied.0 + 1), tip: applied, count: 0 };
+        let oldest = Revision(applied.0 + 1);
+        let ring = Ring { batches: VecDeque::new(), oldest, tip: applied, count: 0, tally: Tally::default() };
         Events { ring: Mutex::new(ring), tip: watch::Sender::new(applied), kept }
     }
 
@@ -65,6 +93,7 @@ impl Events {
                 continue;
             }
             ring.count += events.len();
+            events.iter().for_each(|event| ring.tally.count(event));
             ring.batches.push_back(Arc::new(Batch { revision, at, events: events.into() }));
             while ring.count > self.kept
                 && let Some(gone) = ring.batches.pop_front()
@@ -81,7 +110,8 @@ impl Events {
     /// The state jumped to `revision`.
     pub fn forget_before(&self, revision: Revision) {
         let mut ring = self.ring();
-        *ring = Ring { batches: VecDeque::new(), oldest: Revision(revision.0 + 1), tip: revision, count: 0 };
+        let (oldest, tally) = (Revision(revision.0 + 1), ring.tally);
+        *ring = Ring { batches: VecDeque::new(), oldest, tip: revision, count: 0, tally };
         drop(ring);
         self.tip.send_replace(revision);
     }
@@ -101,6 +131,10 @@ impl Events {
 
     pub fn oldest(&self) -> Revision {
         self.ring().oldest
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.ring().tally
     }
 
     /// Changes with everything that is applied.

@@ -1,1 +1,163 @@
-fn main() {}
+//! `quorated`: one control-plane member as a process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use controlplane::config::{Config, Layer, LogFormat};
+use controlplane::server::Server;
+use controlplane::store::Backend;
+use controlplane::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A member of a Quorate control plane.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run this member until it is told to stop.
+    Run(Box<Run>),
+    /// Put the damaged store of a quarantined member aside, while no member runs there.
+    Retire {
+        /// Data folder.
+        #[arg(long, env = "QUORATE_DATA")]
+        data: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Configuration file (TOML); the options below win over it.
+    #[arg(long, env = "QUORATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Data folder; made if it is missing.
+    #[arg(long, env = "QUORATE_DATA")]
+    data: Option<PathBuf>,
+    /// Name of this member where it begins a cluster.
+    #[arg(long, env = "QUORATE_NAME")]
+    name: Option<String>,
+    /// Public API, gRPC and REST [default: 127.0.0.1:7440]
+    #[arg(long, env = "QUORATE_API", value_name = "HOST:PORT")]
+    api: Option<String>,
+    /// Members and agents [default: 127.0.0.1:7441]
+    #[arg(long, env = "QUORATE_PEER", value_name = "HOST:PORT")]
+    peer: Option<String>,
+    /// How clients reach the public API, if not as bound.
+    #[arg(long, env = "QUORATE_ADVERTISE_API", value_name = "HOST:PORT")]
+    advertise_api: Option<String>,
+    /// How members and agents reach this member, if not as bound.
+    #[arg(long, env = "QUORATE_ADVERTISE_PEER", value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+    /// Engine of the store, chosen when it is made: sled or file [default: sled]
+    #[arg(long, env = "QUORATE_STORE")]
+    store: Option<Backend>,
+    /// What is logged, as a level or a tracing filter [default: info]
+    #[arg(long, env = "QUORATE_LOG")]
+    log: Option<String>,
+    /// Form of the log.
+    #[arg(long, env = "QUORATE_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Listen on other addresses than loopback, although nothing is encrypted yet.
+    #[arg(long, env = "QUORATE_INSECURE")]
+    insecure: bool,
+    /// If empty, begin a cluster of this name.
+    #[arg(long, env = "QUORATE_BOOTSTRAP", value_name = "NAME", conflicts_with = "join")]
+    bootstrap: Option<String>,
+    /// Lease profile of the cluster begun: fast, default or relaxed.
+    #[arg(long, env = "QUORATE_PROFILE", requires = "bootstrap")]
+    profile: Option<String>,
+    /// If empty, take the admission in this file (JSON, as add-member printed it).
+    #[arg(long, env = "QUORATE_JOIN", value_name = "FILE")]
+    join: Option<PathBuf>,
+    /// Log entries from one snapshot to the next.
+    #[arg(long, env = "QUORATE_SNAPSHOT_EVERY", hide = true)]
+    snapshot_every: Option<u64>,
+}
+
+impl Run {
+    fn layer(self) -> Layer {
+        Layer {
+            data: self.data,
+            name: self.name,
+            api: self.api,
+            peer: self.peer,
+            advertise_api: self.advertise_api,
+            advertise_peer: self.advertise_peer,
+            store: self.store,
+            log: self.log,
+            log_format: self.log_format,
+            insecure: self.insecure.then_some(true),
+            snapshot_every: self.snapshot_every,
+            bootstrap: self.bootstrap,
+            profile: self.profile,
+            join: self.join,
+            limits: None,
+            fence: Vec::new(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(run) => configured(*run).and_then(serve),
+        Command::Retire { data } => retire(&data),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quorated: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configured(run: Run) -> anyhow::Result<Config> {
+    let file = run.config.as_deref().map(Layer::read).transpose()?.unwrap_or_default();
+    let layer = run.layer().over(file);
+    telemetry::start(layer.log.as_deref(), layer.log_format.unwrap_or_default())?;
+    Ok(layer.checked()?)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    // Two runtimes: a flood of client calls on one delays no heartbeat on the other.
+    let streams = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("streams")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let doors = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+        .thread_name("doors")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let handle = streams.handle().clone();
+    let outcome = doors.block_on(async {
+        let server = Server::start(config, handle).await?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        anyhow::Ok(server.serve(shutdown).await?)
+    });
+    doors.shutdown_background();
+    streams.shutdown_background();
+    outcome
+}
+
+fn retire(data: &std::path::Path) -> anyhow::Result<()> {
+    let retired = controlplane::store::retire(data)?;
+    println!("{}", retired.display());
+    Ok(())
+}

@@ -2,9 +2,11 @@
 //! In: randomness of the kernel, hexadecimal text. Out: the secret for the one who joins, its hash for the state.
 //! Absent: any way to print it by accident.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
-use cluster::SecretHash;
+use cluster::{RequestId, SecretHash};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -46,6 +48,28 @@ impl Secret {
 
 fn first_half(digest: &[u8]) -> [u8; 16] {
     digest[..16].try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// Secrets given out lately, so that a repeated request gets the answer of its first time from the leader that gave it.
+#[derive(Default)]
+pub struct Secrets(Mutex<VecDeque<(RequestId, Secret)>>);
+
+impl Secrets {
+    const KEPT: usize = 1_024;
+
+    pub fn for_request(&self, request: Option<RequestId>) -> Secret {
+        let Some(request) = request else { return Secret::draw() };
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, secret)) = given.iter().find(|(known, _)| *known == request) {
+            return secret.clone();
+        }
+        if given.len() == Secrets::KEPT {
+            given.pop_front();
+        }
+        let secret = Secret::draw();
+        given.push_back((request, secret.clone()));
+        secret
+    }
 }
 
 impl fmt::Debug for Secret {

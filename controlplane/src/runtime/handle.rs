@@ -2,9 +2,9 @@
 //! In: calls from any task. Out: answers, and the state as last published. Cheap to clone.
 //! No lock is held across a wait; one call costs one message to the replica's thread and one answer back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
 use cluster::{Applied, Command, MemberId, NodeId, RequestId, State};
@@ -54,9 +54,8 @@ impl Reply {
 pub struct View {
     /// `None` for a newcomer that waits for its first snapshot.
     pub state: Option<State>,
+    /// Leads, and has applied an entry of its own term: nothing acknowledged before is missing in `state`.
     pub leads: bool,
-    /// How often this member became leader: what was settled under one reign is to be settled anew under the next.
-    pub reign: u64,
     pub leader: Option<MemberId>,
 }
 
@@ -68,7 +67,23 @@ pub struct Handle {
     waiting: Arc<AtomicUsize>,
     view: watch::Receiver<Arc<View>>,
     status: watch::Receiver<Arc<Status>>,
-    links: Arc<std::sync::atomic::AtomicU64>,
+    links: Arc<AtomicU64>,
+    reach: Reach,
+}
+
+/// Which members this one has a living stream to.
+#[derive(Clone, Default)]
+pub struct Reach(Arc<Mutex<BTreeMap<MemberId, Arc<AtomicBool>>>>);
+
+impl Reach {
+    pub(super) fn learn(&self, members: BTreeMap<MemberId, Arc<AtomicBool>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    fn reaches(&self, member: MemberId) -> bool {
+        let members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        members.get(&member).is_some_and(|up| up.load(Ordering::Relaxed))
+    }
 }
 
 /// The replica's thread has ended; nothing more will be answered.
@@ -85,7 +100,7 @@ impl Handle {
         view: watch::Receiver<Arc<View>>,
         status: watch::Receiver<Arc<Status>>,
     ) -> Handle {
-        Handle { id, events, letters, waiting, view, status, links: Arc::default() }
+        Handle { id, events, letters, waiting, view, status, links: Arc::default(), reach: Reach::default() }
     }
 
     /// Puts `command` into the log and waits until it is applied here.
@@ -157,6 +172,15 @@ impl Handle {
     /// At most a tenth of a second old; anew at once when term, role or leader change.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status.borrow())
+    }
+
+    /// Whether streams to `member` are up; always to itself. A frozen peer is noticed within four seconds.
+    pub fn reaches(&self, member: MemberId) -> bool {
+        member == self.id || self.reach.reaches(member)
+    }
+
+    pub(super) fn reach(&self) -> &Reach {
+        &self.reach
     }
 
     /// Something that happened.

@@ -15,7 +15,7 @@ pub mod wire;
 pub mod fencing;
 
 pub use disk::StoreMeter;
-pub use handle::{Handle, View};
-pub use peers::{Credentials, Hello, Unwelcome};
-pub use snapshots::Arrivals;
+pub use handle::{Handle, OpenLink, View, applied};
+pub use peers::{Credentials, FRAME_BYTES, Hello, STREAM, Unwelcome};
+pub use snapshots::{Arrivals, chain};
 pub use task::{Ended, Runtime, Seat};

@@ -46,6 +46,8 @@ pub struct Credentials {
     pub generation: Generation,
     pub member: MemberId,
     pub secret: Secret,
+    /// Follows the log and does not want to vote.
+    pub learner: bool,
 }
 
 /// Who opened a stream, as proven.
@@ -92,6 +94,7 @@ impl Credentials {
             secret: Bytes::copy_from_slice(&self.secret.bytes()),
             feature_level: proto::FEATURE_LEVEL,
             durable: Some(point_into_wire(durable)),
+            learner: self.learner,
         }
     }
 
@@ -175,14 +178,22 @@ impl Peers {
             self.known.iter().map(|member| (member.id, Arc::clone(&member.peer_address))).collect();
         self.links.retain(|member, _| addresses.contains_key(member));
         *self.shared.addresses() = addresses;
+        // Streams to all stand ready before raft has a word for them: a new leader does not begin by connecting.
+        let me = self.shared.credentials.member;
+        let others: Vec<MemberId> = self.known.iter().map(|member| member.id).filter(|member| *member != me).collect();
+        let reach = others.into_iter().map(|member| (member, Arc::clone(&self.links(member)[0].up))).collect();
+        self.shared.handle.reach().learn(reach);
+    }
+
+    fn links(&mut self, to: MemberId) -> &[Link; 2] {
+        let shared = &self.shared;
+        self.links.entry(to).or_insert_with(|| [Kind::Raft, Kind::Lease].map(|kind| shared.link(to, kind)))
     }
 
     /// Whether `message` was taken; if not, it is lost.
     pub fn send(&mut self, to: MemberId, message: PeerMessage) -> bool {
         let kind = if matches!(message, PeerMessage::Raft(_)) { Kind::Raft } else { Kind::Lease };
-        let shared = &self.shared;
-        let links = self.links.entry(to).or_insert_with(|| [Kind::Raft, Kind::Lease].map(|kind| shared.link(to, kind)));
-        let link = &links[usize::from(kind == Kind::Lease)];
+        let link = &self.links(to)[usize::from(kind == Kind::Lease)];
         let taken = link.up.load(Ordering::Acquire) && link.queue.try_send(into_wire(message)).is_ok();
         // Only raft wants to know: a lost question is asked again.
         taken || kind == Kind::Lease

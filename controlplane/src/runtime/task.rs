@@ -74,7 +74,7 @@ impl Runtime {
         let events = Arc::new(Events::new(applied, KEPT));
         let (letters, inbox) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let view = watch::Sender::new(Arc::new(view_of(&replica, 0)));
+        let view = watch::Sender::new(Arc::new(view_of(&replica)));
         let status = watch::Sender::new(Arc::new(replica.status()));
         let handle =
             Handle::new(id, events, letters, Arc::clone(&waiting), view.subscribe(), status.subscribe());
@@ -119,7 +119,6 @@ impl Runtime {
             view,
             status,
             status_at: Instant::now(),
-            reign: 0,
             next_tick: Moment::default(),
             tickets: HashMap::new(),
             last_ticket: 0,
@@ -164,8 +163,6 @@ struct Task {
     view: watch::Sender<Arc<View>>,
     status: watch::Sender<Arc<Status>>,
     status_at: Instant,
-    /// How often this member became leader.
-    reign: u64,
     next_tick: Moment,
     tickets: HashMap<Ticket, Waiting>,
     last_ticket: u64,
@@ -277,11 +274,10 @@ impl Task {
     fn publish(&mut self, effects: &[Effect]) {
         let before = Arc::clone(&self.view.borrow());
         let leads = self.replica.is_leader();
-        self.reign += u64::from(leads && !before.leads);
         let changed = leads != before.leads || self.replica.leader() != before.leader;
         let moved = |effect: &Effect| matches!(effect, Effect::Applied { .. } | Effect::Installed { .. });
         if changed || effects.iter().any(moved) {
-            let view = view_of(&self.replica, self.reign);
+            let view = view_of(&self.replica);
             if let Some(state) = &view.state {
                 self.peers.learn(state);
             }
@@ -367,8 +363,8 @@ impl Task {
     }
 }
 
-fn view_of(replica: &Replica, reign: u64) -> View {
-    View { state: replica.state().cloned(), leads: replica.is_leader(), reign, leader: replica.leader() }
+fn view_of(replica: &Replica) -> View {
+    View { state: replica.state().cloned(), leads: replica.is_leader(), leader: replica.leader() }
 }
 
 fn say(member: MemberId, level: Level, text: &str) {

@@ -190,13 +190,23 @@ impl Folder {
         Ok(Some(Quarantine { reason, identity: self.identity() }))
     }
 
+    /// Burns the store for a reason that its records do not show, such as a leader that knows of more. The disk must be
+    /// closed.
+    pub fn condemn(&self, reason: &str) -> Result<Quarantine, StoreError> {
+        self.mark_quarantined(reason)
+    }
+
     fn set_quarantine(&self, damage: &Damage) -> Result<Quarantine, StoreError> {
+        self.mark_quarantined(&damage.to_string())
+    }
+
+    fn mark_quarantined(&self, reason: &str) -> Result<Quarantine, StoreError> {
         let text = format!(
-            "{damage}\nThis store must not be used again. Remove the member from the cluster and let it rejoin under \
+            "{reason}\nThis store must not be used again. Remove the member from the cluster and let it rejoin under \
              a new id: quoratectl member rejoin.\n"
         );
         write_durably(&self.mark(), text.as_bytes())?;
-        Ok(Quarantine { reason: damage.to_string(), identity: self.identity() })
+        Ok(Quarantine { reason: reason.to_owned(), identity: self.identity() })
     }
 
     fn identity(&self) -> Option<Identity> {

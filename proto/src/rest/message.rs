@@ -195,3 +195,13 @@ pub fn from_json<M: Message + Default>(name: &str, json: &[u8]) -> Result<M, Pro
         .map_err(wrong)?;
     Ok(message.transcode_to().expect("a message fits its own descriptor"))
 }
+
+/// The message `name` (as `quorate.v1.Node`, which must be `M`'s own) that `json` says, as REST takes it; errs in words.
+/// Panics if the API has no such message.
+pub fn from_json<M: Message + Default>(name: &str, json: &str) -> Result<M, String> {
+    let descriptor = POOL.get_message_by_name(name).expect("the message is part of the API");
+    let mut reader = serde_json::Deserializer::from_str(json);
+    let message = DynamicMessage::deserialize(descriptor, &mut reader).map_err(|error| error.to_string())?;
+    reader.end().map_err(|error| error.to_string())?;
+    message.transcode_to().map_err(|error| error.to_string())
+}

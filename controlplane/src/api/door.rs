@@ -1,0 +1,381 @@
+//! What every call goes through: is there a member to ask, who leads, how long may it take, has it been asked before.
+//! In: requests of any resource. Out: the answer of the leader, wherever it was asked; problems with a reason.
+//! A call that reaches a member which does not lead travels on to the one that does, once. A call that can be repeated (it
+//! reads, or it carries a request id) is, until its time is over: a change of leader is then only a delay.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cluster::apply::Done;
+use cluster::{Applied, Command, Member, NodeId, RequestId, Revision, State};
+use prost::Message;
+use proto::convert::request::{Mutation, request_id};
+use proto::convert::view::Sight;
+use proto::Problem;
+use replica::ProposeError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use super::error::{self, status};
+use super::limits::Streams;
+use crate::runtime::{Handle, View};
+use crate::standing::{Order, Seated, Standing};
+
+/// Set on a call that another member passed on: it is not passed on again.
+pub const HOP: &str = "quorate-passed-on";
+/// A call without a deadline of its own.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Answers are given this much before the caller's deadline, so that they arrive.
+const MARGIN: Duration = Duration::from_millis(5);
+/// Between two looks at who leads while nobody does.
+const LOOK: Duration = Duration::from_millis(50);
+/// Nothing that travels between doors is larger.
+pub const MESSAGE_BYTES: usize = 1 << 20;
+/// Answers may be: a page of a thousand objects.
+pub const ANSWER_BYTES: usize = 64 << 20;
+
+/// The way in. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    standing: watch::Receiver<Standing>,
+    orders: mpsc::Sender<Order>,
+    streams: Streams,
+    /// Connections to leaders' public APIs, by address.
+    channels: Mutex<HashMap<Arc<str>, Channel>>,
+}
+
+/// What the headers of a call say about how to treat it.
+#[derive(Clone, Copy)]
+pub struct Manners {
+    pub deadline: Instant,
+    pub passed_on: bool,
+}
+
+/// Why a call could not be carried out here.
+pub enum Failure {
+    Final(Problem),
+    /// Nothing happened; whoever leads can be asked.
+    Moved,
+    /// It may have happened.
+    Unknown,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        Failure::Final(problem)
+    }
+}
+
+impl From<ProposeError> for Failure {
+    fn from(error: ProposeError) -> Failure {
+        match error {
+            ProposeError::NotLeader { .. } | ProposeError::NoQuorum => Failure::Moved,
+            ProposeError::Lost => Failure::Unknown,
+            other => Failure::Final(error::failed(&other, None)),
+        }
+    }
+}
+
+impl Manners {
+    pub fn of(metadata: &MetadataMap) -> Manners {
+        let given = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+        let patience = given.map_or(PATIENCE, |given| given.saturating_sub(MARGIN));
+        Manners { deadline: Instant::now() + patience, passed_on: metadata.contains_key(HOP) }
+    }
+}
+
+/// The value of a `grpc-timeout` header. Source: gRPC over HTTP/2, "Timeout".
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = Some(digits).filter(|digits| (1..=8).contains(&digits.len()))?.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3_600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+impl Door {
+    pub fn new(standing: watch::Receiver<Standing>, orders: mpsc::Sender<Order>, streams: Streams) -> Door {
+        Door(Arc::new(Inner { standing, orders, streams, channels: Mutex::default() }))
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.0.standing.borrow().clone()
+    }
+
+    pub fn streams(&self) -> &Streams {
+        &self.0.streams
+    }
+
+    /// The member that answers, if this process is one.
+    pub fn seated(&self) -> Result<Arc<Seated>, Problem> {
+        match &*self.0.standing.borrow() {
+            Standing::Member(seated) => Ok(Arc::clone(seated)),
+            other => Err(other.problem()),
+        }
+    }
+
+    /// Asks the process itself to become something else.
+    pub async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, Problem> {
+        let ending = || Problem::new(Code::Unavailable, "ending", "this member is being stopped");
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.0.orders.send(order(reply)).await.map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())?
+    }
+
+    /// A request that becomes one command of the log.
+    pub async fn mutate<Q, R>(
+        &self,
+        call: Request<Q>,
+        path: &'static str,
+        answer: fn(Done, Revision) -> R,
+    ) -> Result<Response<R>, Status>
+    where
+        Q: Mutation + Message + Default + Clone + 'static,
+        R: Message + Default + Send + 'static,
+    {
+        let manners = Manners::of(call.metadata());
+        let request = call.into_inner();
+        let id = id_of(&request).map_err(status)?;
+        self.led(manners, path, id.is_some(), request, move |seated, request: Q| async move {
+            let applied = change(&seated.handle, id, request).await?;
+            match applied.outcome {
+                Ok(done) => Ok(answer(done, applied.revision)),
+                Err(refusal) => Err(Failure::Final(error::rejected(&refusal))),
+            }
+        })
+        .await
+    }
+
+    /// A look at the state: what this member has applied if `stale`, else nothing older than what anybody was told.
+    pub async fn look<Q, R>(
+        &self,
+        call: Request<Q>,
+        path: &'static str,
+        stale: impl Fn(&Q) -> bool,
+        show: fn(&Seated, &State, &Q) -> Result<R, Problem>,
+    ) -> Result<Response<R>, Status>
+    where
+        Q: Message + Default + Clone + 'static,
+        R: Message + Default + Send + 'static,
+    {
+        if stale(call.get_ref()) {
+            let seated = self.seated().map_err(status)?;
+            let view = seated.handle.view();
+            let state = view.state.as_ref().ok_or_else(|| status(error::no_state()))?;
+            return show(&seated, state, call.get_ref()).map(Response::new).map_err(status);
+        }
+        let manners = Manners::of(call.metadata());
+        self.led(manners, path, true, call.into_inner(), move |seated, request: Q| async move {
+            let state = seated.handle.read().await?;
+            Ok(show(&seated, &state, &request)?)
+        })
+        .await
+    }
+
+    /// Carries a call out on whoever leads: here by `local`, else there. Tried again while that can do no harm.
+    pub async fn led<Q, R, F>(
+        &self,
+        manners: Manners,
+        path: &'static str,
+        repeatable: bool,
+        request: Q,
+        local: impl Fn(Arc<Seated>, Q) -> F,
+    ) -> Result<Response<R>, Status>
+    where
+        Q: Message + Default + Clone + 'static,
+        R: Message + Default + Send + 'static,
+        F: Future<Output = Result<R, Failure>>,
+    {
+        let attempts = async {
+            loop {
+                let seated = self.seated()?;
+                let mut views = seated.handle.views();
+                let view = Arc::clone(&views.borrow_and_update());
+                let failure = if view.leads {
+                    match local(Arc::clone(&seated), request.clone()).await {
+                        Ok(reply) => return Ok(Response::new(reply)),
+                        Err(failure) => failure,
+                    }
+                } else if manners.passed_on {
+                    return Err(error::not_leader(leader(&view)));
+                } else if let Some(leader) = leader(&view) {
+                    match self.pass_on(leader, path, &manners, request.clone()).await {
+                        Ok(reply) => return Ok(reply),
+                        Err(failure) => failure,
+                    }
+                } else {
+                    Failure::Moved
+                };
+                match failure {
+                    Failure::Final(problem) => return Err(problem),
+                    Failure::Unknown if !repeatable => return Err(error::failed(&ProposeError::Lost, None)),
+                    Failure::Unknown | Failure::Moved => {}
+                }
+                // Whichever comes first; a view that can change no more belongs to a member that is ending.
+                let _ = tokio::time::timeout(LOOK, views.changed()).await;
+            }
+        };
+        let outcome = tokio::time::timeout_at(manners.deadline, attempts).await;
+        outcome.unwrap_or_else(|_| Err(self.late())).map_err(status)
+    }
+
+    /// Why nothing came of it in time.
+    fn late(&self) -> Problem {
+        match self.seated() {
+            Ok(seated) if seated.handle.view().leader.is_none() => error::no_quorum(),
+            Ok(_) => error::deadline(),
+            Err(problem) => problem,
+        }
+    }
+
+    async fn pass_on<Q, R>(
+        &self,
+        leader: &Member,
+        path: &'static str,
+        manners: &Manners,
+        request: Q,
+    ) -> Result<Response<R>, Failure>
+    where
+        Q: Message + Default + 'static,
+        R: Message + Default + Send + 'static,
+    {
+        let mut client = tonic::client::Grpc::new(self.channel(&leader.api_address)?)
+            .max_decoding_message_size(ANSWER_BYTES);
+        client.ready().await.map_err(|_| Failure::Moved)?;
+        let mut call = Request::new(request);
+        mark(&mut call, manners);
+        let codec: ProstCodec<Q, R> = ProstCodec::default();
+        client.unary(call, PathAndQuery::from_static(path), codec).await.map_err(from_leader)
+    }
+
+    /// A connection to the public API of another member; connects when first used.
+    pub fn channel(&self, address: &Arc<str>) -> Result<Channel, Failure> {
+        if let Some(channel) = self.channels().get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| Failure::Moved)?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_millis(500))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(2))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .connect_lazy();
+        self.channels().insert(Arc::clone(address), channel.clone());
+        Ok(channel)
+    }
+
+    fn channels(&self) -> MutexGuard<'_, HashMap<Arc<str>, Channel>> {
+        self.0.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Reply<T> = tokio::sync::oneshot::Sender<Result<T, Problem>>;
+
+/// Says that the call was passed on, and how long is left for it.
+pub fn mark<Q>(call: &mut Request<Q>, manners: &Manners) {
+    call.metadata_mut().insert(HOP, "1".parse().expect("a digit"));
+    call.set_timeout(manners.deadline.saturating_duration_since(Instant::now()));
+}
+
+/// What a refusal of the one who was thought to lead means here.
+fn from_leader(refusal: Status) -> Failure {
+    let problem = Problem::from(&refusal);
+    match (refusal.code(), &*problem.reason) {
+        (Code::Unavailable, error::NOT_LEADER | "no-quorum" | "no-state" | "no-cluster" | "quarantined") => Failure::Moved,
+        (Code::Unavailable | Code::Cancelled | Code::Unknown, _) => Failure::Unknown,
+        _ => Failure::Final(problem),
+    }
+}
+
+/// The leader this member knows, if it is another and can be asked.
+pub fn leader(view: &View) -> Option<&Member> {
+    let state = view.state.as_ref()?;
+    state.member(view.leader?).map(|member| &**member).filter(|member| !member.api_address.is_empty())
+}
+
+/// Empty is no request id: such a call is carried out once and never repeated by the door.
+pub fn id_of(request: &impl Mutation) -> Result<Option<RequestId>, Problem> {
+    match request.request_id() {
+        "" => Ok(None),
+        text => Ok(Some(request_id(text)?)),
+    }
+}
+
+/// Looks the names up, proposes, waits. On the leader only.
+pub async fn change<Q: Mutation + Clone>(handle: &Handle, id: Option<RequestId>, request: Q) -> Result<Applied, Failure> {
+    let view = handle.view();
+    let state = view.state.as_ref().ok_or(Failure::Moved)?;
+    let command = match request.clone().command(state) {
+        Ok(command) => command,
+        Err(_) => match look_again(handle, id, request).await? {
+            Ok(command) => command,
+            Err(remembered) => return Ok(remembered),
+        },
+    };
+    Ok(handle.propose(id, command).await?)
+}
+
+/// A name that was not found may exist already for somebody else, and a repetition may name what its first time removed:
+/// only a state that is as new as everything acknowledged can say no.
+async fn look_again<Q: Mutation>(
+    handle: &Handle,
+    id: Option<RequestId>,
+    request: Q,
+) -> Result<Result<Command, Applied>, Failure> {
+    let state = handle.read().await?;
+    match request.command(&state) {
+        Ok(command) => Ok(Ok(command)),
+        Err(error) => match id.and_then(|id| recall(&state, id)) {
+            Some(applied) => Ok(Err(applied)),
+            None => Err(Failure::Final(error.into())),
+        },
+    }
+}
+
+/// What became of this request the first time.
+fn recall(state: &State, id: RequestId) -> Option<Applied> {
+    let (_, session) = state.sessions().iter().find(|(session, _)| **session == id.session)?;
+    let remembered = session.results.get(&id.sequence)?;
+    let (revision, outcome) = (remembered.revision, remembered.outcome.clone());
+    Some(Applied { revision, outcome, events: Vec::new(), repeated: true })
+}
+
+/// What the leader sees of `node`; nothing on the others.
+pub fn sight(handle: &Handle) -> impl Fn(NodeId) -> Sight + use<> {
+    let status = handle.status();
+    move |node| {
+        status.nodes.get(&node).map_or_else(Sight::default, |view| Sight {
+            suspect: view.suspect,
+            silent: view.majority_age,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
+        for bad in ["", "m", "5", "999999999S", "-1S", "1ä"] {
+            assert_eq!(timeout(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Templates: registered objects that containers are made of.
+
+use proto::convert::view;
+use proto::v1;
+use proto::v1::template_service_server::TemplateService;
+use tonic::{Request, Response, Status};
+
+use super::change;
+use super::door::Door;
+use super::page::Page;
+
+#[derive(Clone)]
+pub struct Templates(pub Door);
+
+#[tonic::async_trait]
+impl TemplateService for Templates {
+    async fn register(&self, call: Request<v1::RegisterTemplateRequest>) -> Result<Response<v1::Change>, Status> {
+        self.0.mutate(call, "/quorate.v1.TemplateService/Register", change).await
+    }
+
+    async fn remove(&self, call: Request<v1::RemoveTemplateRequest>) -> Result<Response<v1::Change>, Status> {
+        self.0.mutate(call, "/quorate.v1.TemplateService/Remove", change).await
+    }
+
+    async fn list(&self, call: Request<v1::ListTemplatesRequest>) -> Result<Response<v1::ListTemplatesReply>, Status> {
+        self.0
+            .look(call, "/quorate.v1.TemplateService/List", |asked| asked.stale, |_, state, asked| {
+                let page = Page::of(asked.page.as_ref(), "templates")?;
+                let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+                let found = state.templates().filter(|template| after(template.name.as_str()));
+                let mut templates: Vec<_> = found.take(page.size + 1).map(|template| view::template(template)).collect();
+                let page = page.cut(&mut templates, |template| template.name.clone());
+                Ok(v1::ListTemplatesReply { templates, page: Some(page), revision: state.revision().0 })
+            })
+            .await
+    }
+}

@@ -1,0 +1,639 @@
+//! The composition root: binds, opens, starts, and turns one standing into the next.
+//! In: a checked configuration, orders from the API, the end of the replica. Out: two listening ports and a member behind
+//! them. A quarantined or removed member keeps its public port, so that somebody can learn why and what to do.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cluster::{
+    Bootstrap, ClusterId, Generation, Member, MemberId, Moment, Profile, Revision, Settings, State,
+};
+use proto::v1::cluster_service_client::ClusterServiceClient;
+use proto::{Problem, v1};
+use record::{Group, HardState, Identity, Loaded, LogPoint, RaftDisk, SnapshotMeta, StoreError};
+use replica::{Halt, Start, encode_membership};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tonic::Code;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Endpoint, Server as Http};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::admission::{Admission, AdmissionError, Seed};
+use crate::api::door::Door;
+use crate::api::front::{self, Front};
+use crate::api::limits::Streams;
+use crate::clock;
+use crate::config::Config;
+use crate::runtime::fencing::Fences;
+use crate::runtime::{Credentials, Ended, Runtime, Seat, StoreMeter, chain};
+use crate::secret::Secret;
+use crate::standing::{Burnt, Leaving, Order, Seated, Standing};
+use crate::steward;
+use crate::store::{Folder, OpenOutcome, Quarantine};
+
+/// An HTTP/2 connection that says nothing is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Streams of one connection: a client with more opens another connection.
+const STREAMS_PER_CONNECTION: u32 = 4_096;
+/// Small: what an agent may have under way on its connection; memory per agent rests on it.
+const AGENT_WINDOW: u32 = 256 << 10;
+/// A healthy member answers within this when a damaged one wants to come back.
+const REJOIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{key}: {address} is in use by another process; stop that one, or give another port")]
+    PortInUse { key: &'static str, address: SocketAddr },
+    #[error("{key}: cannot listen on {address}")]
+    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error("the data folder holds a store but not whose it is: its making was interrupted; begin with an empty folder")]
+    Unfinished,
+    #[error("the snapshot in the data folder cannot be read: {0}")]
+    Snapshot(String),
+    #[error("cannot start from what is stored")]
+    Replica(#[from] replica::CannotStart),
+    #[error("cannot take the admission in {path}: {problem}")]
+    Join { path: String, problem: String },
+    #[error("this member stops: {0}")]
+    Halted(Halt),
+    #[error("this member stops because of its disk")]
+    Disk(#[source] StoreError),
+    #[error("this member stops because of a fault in the program; the log says where")]
+    Panicked,
+}
+
+/// A process that listens.
+pub struct Server {
+    config: Config,
+    folder: Arc<Folder>,
+    /// By the lease clock, read after the folder's lock was held *(18)*.
+    started: Moment,
+    standing: watch::Sender<Standing>,
+    orders: mpsc::Receiver<Order>,
+    running: Option<Running>,
+    streams: tokio::runtime::Handle,
+    health: HealthReporter,
+    ports: [JoinHandle<()>; 2],
+    pub api: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+struct Running {
+    runtime: Runtime,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ports.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Server {
+    /// Binds, opens the data folder and starts what it finds there. Streams of agents and members run on `streams`, so
+    /// that a flood of client calls delays no heartbeat.
+    pub async fn start(config: Config, streams: tokio::runtime::Handle) -> Result<Server, ServerError> {
+        let api_listener = bind("api", config.api)?;
+        let peer_listener = bind("peer", config.peer)?;
+        let [api, peer] = [(&api_listener, config.api), (&peer_listener, config.peer)]
+            .map(|(listener, asked)| listener.local_addr().unwrap_or(asked));
+        let data = config.data.clone();
+        let folder = Arc::new(blocking(move || Folder::lock(&data)).await?);
+        let started = clock::lease_clock();
+
+        let (standing, shown) = watch::channel(Standing::Empty);
+        let (give, orders) = mpsc::channel(4);
+        let door = Door::new(shown, give, Streams::new(config.limits.streams));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::NotServing).await;
+        let front = Front::new(door.clone(), config.limits.clone(), describing(health_service));
+        let incoming = incoming(api_listener).map_err(|source| ServerError::Listen { key: "api", address: api, source })?;
+        let public = tokio::spawn(async move {
+            let served = http(None).accept_http1(true).serve_with_incoming(front, incoming).await;
+            said_end("api", served);
+        });
+        let inner = front::inner(&door);
+        let (bound, is_bound) = oneshot::channel();
+        let private = streams.spawn(async move {
+            let incoming = match self::incoming(peer_listener) {
+                Ok(incoming) => incoming,
+                Err(error) => return drop(bound.send(Err(error))),
+            };
+            let _ = bound.send(Ok(()));
+            let served = http(Some(AGENT_WINDOW)).serve_with_incoming(inner, incoming).await;
+            said_end("peer", served);
+        });
+        let bound = is_bound.await.unwrap_or(Ok(()));
+        bound.map_err(|source| ServerError::Listen { key: "peer", address: peer, source })?;
+
+        let mut server =
+            Server { config, folder, started, standing, orders, running: None, streams, health, ports: [public, private], api, peer };
+        info!(%api, %peer, data = %server.config.data.display(), "listening");
+        server.open().await?;
+        Ok(server)
+    }
+
+    /// Serves until `shutdown`, or until the member may not go on.
+    pub async fn serve(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        tokio::pin!(shutdown);
+        loop {
+            let event = tokio::select! {
+                order = self.orders.recv() => Happened::Order(order),
+                ended = ended(&mut self.running) => Happened::Ended(ended),
+                () = &mut shutdown => Happened::Shutdown,
+            };
+            match event {
+                Happened::Order(Some(order)) => self.obey(order).await?,
+                Happened::Order(None) => return Ok(()),
+                Happened::Ended(ended) => self.over(ended).await?,
+                Happened::Shutdown => return self.stop().await,
+            }
+        }
+    }
+
+    /// What this process is just now; for tests and for `main`.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Hands leadership over, closes the store.
+    async fn stop(mut self) -> Result<(), ServerError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        if running.runtime.handle.view().leads {
+            // Without another member there is nobody to take it, and that is no reason to stay.
+            let transfer = running.runtime.handle.transfer_leader(None);
+            let _ = tokio::time::timeout(Duration::from_secs(1), transfer).await;
+        }
+        running.runtime.stop();
+        match running.runtime.ended().await {
+            Ended::Store(error) => Err(ServerError::Disk(error)),
+            Ended::Panicked => Err(ServerError::Panicked),
+            Ended::Stopped | Ended::Halted(_) => Ok(()),
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), ServerError> {
+        let admission = Admission::read(&self.config.data)?;
+        let cluster = admission.as_ref().map(|admission| admission.cluster.0.to_be_bytes());
+        let (folder, backend) = (Arc::clone(&self.folder), self.config.store);
+        let outcome = blocking(move || folder.open(backend, cluster)).await?;
+        match (outcome, admission) {
+            (OpenOutcome::Ready(disk, loaded), Some(admission)) => self.take_seat(disk, *loaded, admission, true).await,
+            (OpenOutcome::Ready(..), None) => Err(ServerError::Unfinished),
+            (OpenOutcome::Quarantined(quarantine), _) => {
+                self.quarantined(quarantine).await;
+                Ok(())
+            }
+            (OpenOutcome::Fresh, Some(admission)) => self.join(admission).await,
+            (OpenOutcome::Fresh, None) => self.begin().await,
+        }
+    }
+
+    /// What an empty member was told on its command line.
+    async fn begin(&mut self) -> Result<(), ServerError> {
+        if let Some(path) = self.config.join.clone() {
+            let shown = path.display().to_string();
+            let wrong = |problem: String| ServerError::Join { path: shown.clone(), problem };
+            let bytes = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+            let message = proto::rest::from_json::<v1::Admission>("quorate.v1.Admission", &bytes);
+            let message = message.map_err(|problem| wrong(problem.to_string()))?;
+            let admission = Admission::from_message(message).map_err(|problem| wrong(problem.to_string()))?;
+            return self.enrol(admission).await;
+        }
+        if let Some(bootstrap) = self.config.bootstrap.clone() {
+            self.init(bootstrap.cluster_name, bootstrap.profile).await?;
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, order: Order) -> Result<(), ServerError> {
+        let busy = |standing: &Standing| match standing {
+            Standing::Member(_) => Problem::new(Code::FailedPrecondition, "has-cluster", "this member has a cluster already"),
+            other => other.problem(),
+        };
+        let standing = self.standing.borrow().clone();
+        match order {
+            Order::Init { name, profile, reply } => {
+                let outcome = match standing {
+                    Standing::Empty => self.init(name, profile).await,
+                    other => return answer(reply, Err(busy(&other))),
+                };
+                answer(reply, outcome.as_ref().map(Clone::clone).map_err(broken))?;
+                outcome.map(drop)
+            }
+            Order::Enrol { admission, reply } => {
+                let member = admission.member;
+                let outcome = match standing {
+                    Standing::Empty => self.enrol(*admission).await,
+                    other => return answer(reply, Err(busy(&other))),
+                };
+                answer(reply, outcome.as_ref().map(|()| member).map_err(broken))?;
+                outcome
+            }
+            Order::Rejoin { via, reply } => match standing {
+                Standing::Quarantined(burnt) => {
+                    let outcome = self.rejoin(&burnt, &via).await;
+                    answer(reply, outcome)
+                }
+                Standing::Member(_) => {
+                    let text = "this member is not quarantined: there is nothing to rejoin";
+                    answer(reply, Err(Problem::new(Code::FailedPrecondition, "not-quarantined", text)))
+                }
+                other => answer(reply, Err(other.problem())),
+            },
+        }
+    }
+
+    /// A cluster of one.
+    async fn init(&mut self, cluster_name: String, profile: Profile) -> Result<v1::InitReply, ServerError> {
+        let (cluster, member, generation) = (ClusterId(Uuid::new_v4().as_u128()), MemberId(1), Generation(1));
+        let secret = Secret::draw();
+        let me = Member {
+            id: member,
+            name: self.config.name.clone(),
+            peer_address: self.advertised_peer().into(),
+            api_address: self.advertised_api().into(),
+            secret: secret.hash(),
+            added: Revision(1),
+        };
+        let admission = Admission {
+            cluster,
+            cluster_name,
+            generation,
+            member,
+            name: me.name.clone(),
+            secret,
+            learner: false,
+            seeds: vec![seed(&me)],
+        };
+        let settings = Settings { terms: profile.terms(), ..Settings::default() };
+        let state = State::bootstrap(Bootstrap { cluster, settings, members: vec![me] });
+        let (folder, backend, data, papers) =
+            (Arc::clone(&self.folder), self.config.store, self.config.data.clone(), admission.clone());
+        let revision = state.revision();
+        let opened = blocking(move || {
+            let identity = identity(&papers);
+            let (mut disk, _) = folder.create(backend, identity)?;
+            let point = LogPoint { index: state.revision().0, term: 1 };
+            let body = body_of(&state);
+            let meta = SnapshotMeta::of(point, encode_membership(state.membership()), &body);
+            disk.save_snapshot(&meta, &body)?;
+            let hard_state = HardState { term: point.term, vote: 0, commit: point.index };
+            disk.append_group(&Group { hard_state, restored: Some(point), entries: Vec::new() })?;
+            disk.close()?;
+            drop(disk);
+            // Last: without its papers a store is unfinished.
+            papers.write(&data)?;
+            Ok::<_, ServerError>(folder.open(backend, Some(identity.cluster))?)
+        })
+        .await?;
+        let OpenOutcome::Ready(disk, loaded) = opened else { return Err(ServerError::Unfinished) };
+        info!(%cluster, %member, "cluster begun");
+        self.take_seat(disk, *loaded, admission, false).await?;
+        Ok(v1::InitReply { cluster_id: cluster.to_string(), member: member.0, revision: revision.0 })
+    }
+
+    /// Papers first: with them an interrupted start goes on.
+    async fn enrol(&mut self, admission: Admission) -> Result<(), ServerError> {
+        let (data, papers) = (self.config.data.clone(), admission.clone());
+        blocking(move || papers.write(&data)).await?;
+        self.join(admission).await
+    }
+
+    /// A newcomer: an empty log that waits for a leader.
+    async fn join(&mut self, admission: Admission) -> Result<(), ServerError> {
+        let (folder, backend, papers) = (Arc::clone(&self.folder), self.config.store, identity(&admission));
+        let (disk, loaded) = blocking(move || folder.create(backend, papers)).await?;
+        info!(cluster = %admission.cluster, member = %admission.member, "admitted; waiting for the leader");
+        self.take_seat(disk, loaded, admission, false).await
+    }
+
+    /// Starts the member that the disk holds. `cold`: it found a log.
+    async fn take_seat(
+        &mut self,
+        mut disk: Box<dyn RaftDisk>,
+        loaded: Loaded,
+        admission: Admission,
+        cold: bool,
+    ) -> Result<(), ServerError> {
+        let Loaded { hard_state, entries, snapshot, .. } = loaded;
+        let wants_state = snapshot.is_some();
+        let (state, disk) = blocking(move || {
+            let state = if wants_state { state_of(&mut *disk)? } else { None };
+            Ok::<_, ServerError>((state, disk))
+        })
+        .await?;
+        let credentials = Credentials {
+            cluster: admission.cluster,
+            generation: admission.generation,
+            member: admission.member,
+            secret: admission.secret.clone(),
+            learner: admission.learner,
+        };
+        let meter = StoreMeter::default();
+        let seat = Seat {
+            config: replica::Config {
+                id: admission.member,
+                cluster: admission.cluster,
+                started: self.started,
+                cold: cold && state.is_some(),
+                snapshot_every: self.config.snapshot_every,
+            },
+            start: Start { state, snapshot, hard_state, entries },
+            disk,
+            credentials: credentials.clone(),
+            seeds: admission.members(),
+            meter: meter.clone(),
+            fences: Fences::new(self.config.fence.clone(), self.streams.clone()),
+            streams: self.streams.clone(),
+        };
+        let runtime = Runtime::start(seat)?;
+        let seated = Arc::new(Seated {
+            handle: runtime.handle.clone(),
+            admission,
+            credentials,
+            arrivals: runtime.arrivals.clone(),
+            meter,
+            secrets: Default::default(),
+            sessions: Default::default(),
+            stays_learner: Mutex::new(BTreeSet::new()),
+            leaving: Leaving::default(),
+        });
+        let tasks = vec![
+            self.streams.spawn(steward::run(Arc::clone(&seated))),
+            tokio::spawn(keep_papers(Arc::clone(&seated), self.config.data.clone())),
+        ];
+        self.running = Some(Running { runtime, tasks });
+        self.stand(Standing::Member(seated)).await;
+        Ok(())
+    }
+
+    /// The replica is over. Some ends are a standing of their own, the others are the end of the process.
+    async fn over(&mut self, ended: Ended) -> Result<(), ServerError> {
+        self.running = None;
+        match ended {
+            Ended::Stopped => Ok(()),
+            Ended::Halted(Halt::Removed) => {
+                info!("this member was removed from its cluster");
+                self.stand(Standing::Removed).await;
+                Ok(())
+            }
+            Ended::Halted(reason @ Halt::LostData { .. }) => {
+                let (folder, text) = (Arc::clone(&self.folder), reason.to_string());
+                let quarantine = blocking(move || folder.condemn(&text)).await?;
+                self.quarantined(quarantine).await;
+                Ok(())
+            }
+            Ended::Store(StoreError::Damaged(damage)) => {
+                let (folder, text) = (Arc::clone(&self.folder), damage.to_string());
+                let quarantine = blocking(move || folder.condemn(&text)).await?;
+                self.quarantined(quarantine).await;
+                Ok(())
+            }
+            Ended::Halted(reason) => Err(ServerError::Halted(reason)),
+            Ended::Store(error) => Err(ServerError::Disk(error)),
+            Ended::Panicked => Err(ServerError::Panicked),
+        }
+    }
+
+    async fn quarantined(&mut self, quarantine: Quarantine) {
+        let Quarantine { reason, identity } = quarantine;
+        let remedy = format!("`quoratectl member rejoin --member {}` brings it back under a new id", self.advertised_api());
+        error!(reason, remedy, "quarantined: this member lost data and takes no part");
+        let burnt = Burnt {
+            why: reason,
+            member: identity.map(|identity| MemberId(identity.member)),
+            cluster: identity.map(|identity| ClusterId(u128::from_be_bytes(identity.cluster))),
+            remedy,
+        };
+        self.stand(Standing::Quarantined(Arc::new(burnt))).await;
+    }
+
+    /// The healthy members burn the old id and give a new one; the damaged store is put aside, and a newcomer starts.
+    async fn rejoin(&mut self, burnt: &Burnt, via: &str) -> Result<v1::RejoinReply, Problem> {
+        let before = Admission::read(&self.config.data).map_err(|error| broken(&error.into()))?;
+        let name = before.as_ref().map_or_else(|| self.config.name.clone(), |admission| admission.name.clone());
+        let seeds = before.iter().flat_map(|admission| &admission.seeds);
+        let others = seeds.filter(|seed| Some(MemberId(seed.member)) != burnt.member).map(|seed| seed.api.clone());
+        let doors: Vec<String> = if via.is_empty() { others.collect() } else { vec![via.to_owned()] };
+        if doors.is_empty() {
+            return Err(Problem::invalid("via", "is needed: this member remembers no other").hint("give the address of a healthy member"));
+        }
+        let address = v1::MemberAddress { api: self.advertised_api(), peer: self.advertised_peer() };
+        let mut last = None;
+        for door in doors {
+            match readmit(&door, name.as_str(), &address, before.as_ref().is_some_and(|admission| admission.learner)).await {
+                Ok(message) => {
+                    let admission = Admission::from_message(message)?;
+                    if burnt.cluster.is_some_and(|cluster| cluster != admission.cluster) {
+                        return Err(Problem::invalid("via", format!("{door} belongs to another cluster")));
+                    }
+                    let member = admission.member.0;
+                    let folder = Arc::clone(&self.folder);
+                    let retired = blocking(move || folder.retire()).await.map_err(|error| broken(&error.into()))?;
+                    info!(retired = %retired.display(), member, "the damaged store is put aside");
+                    // The id is new, and so is the moment from which this member can have promised anything.
+                    self.started = clock::lease_clock();
+                    self.enrol(admission).await.map_err(|error| broken(&error))?;
+                    return Ok(v1::RejoinReply { old_member: burnt.member.map_or(0, |member| member.0), member });
+                }
+                Err(problem) => last = Some(problem),
+            }
+        }
+        Err(last.unwrap_or_else(|| Problem::invalid("via", "names nobody")))
+    }
+
+    async fn stand(&self, standing: Standing) {
+        let serving = match &standing {
+            Standing::Member(_) => ServingStatus::Serving,
+            Standing::Empty | Standing::Quarantined(_) | Standing::Removed => ServingStatus::NotServing,
+        };
+        self.health.set_service_status("", serving).await;
+        self.standing.send_replace(standing);
+    }
+
+    fn advertised_api(&self) -> String {
+        self.config.advertise_api.clone().unwrap_or_else(|| self.api.to_string())
+    }
+
+    fn advertised_peer(&self) -> String {
+        self.config.advertise_peer.clone().unwrap_or_else(|| self.peer.to_string())
+    }
+}
+
+enum Happened {
+    Order(Option<Order>),
+    Ended(Ended),
+    Shutdown,
+}
+
+/// Never, while nothing runs.
+async fn ended(running: &mut Option<Running>) -> Ended {
+    match running {
+        Some(running) => running.runtime.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks a healthy member to burn what had this name and to admit it anew.
+async fn readmit(door: &str, name: &str, address: &v1::MemberAddress, learner: bool) -> Result<v1::Admission, Problem> {
+    let unreachable = |error: tonic::transport::Error| {
+        Problem::new(Code::Unavailable, "unreachable", format!("cannot reach {door}: {}", chain(&error)))
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{door}")).map_err(unreachable)?;
+    let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(REJOIN).connect().await.map_err(unreachable)?;
+    let mut members = ClusterServiceClient::new(channel);
+    let removal = v1::RemoveMemberRequest { request_id: fresh_request(), member: name.to_owned() };
+    if let Err(refusal) = members.remove_member(removal).await
+        && refusal.code() != Code::NotFound
+    {
+        return Err(Problem::from(&refusal));
+    }
+    let admission = v1::AddMemberRequest {
+        request_id: fresh_request(),
+        name: name.to_owned(),
+        address: Some(address.clone()),
+        learner,
+    };
+    let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?;
+    reply.into_inner().admission.ok_or_else(|| Problem::new(Code::Internal, "internal", "the answer holds no admission"))
+}
+
+fn fresh_request() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// Writes down who can be asked, whenever that changes: a damaged member needs to know it.
+async fn keep_papers(seated: Arc<Seated>, data: std::path::PathBuf) {
+    let mut views = seated.handle.views();
+    let mut papers = seated.admission.clone();
+    while views.changed().await.is_ok() {
+        let view = Arc::clone(&views.borrow_and_update());
+        let Some(state) = &view.state else { continue };
+        let same = state.members().count() == papers.seeds.len()
+            && state.members().zip(&papers.seeds).all(|(member, known)| {
+                member.id.0 == known.member && *member.api_address == *known.api && *member.peer_address == *known.peer
+            });
+        if same {
+            continue;
+        }
+        papers.seeds = state.members().map(|member| seed(member)).collect();
+        let (written, data) = (papers.clone(), data.clone());
+        if let Err(error) = blocking(move || written.write(&data)).await {
+            warn!(error = %chain(&error), "the members could not be written down");
+        }
+    }
+}
+
+fn seed(member: &Member) -> Seed {
+    Seed {
+        member: member.id.0,
+        name: member.name.to_string(),
+        peer: member.peer_address.to_string(),
+        api: member.api_address.to_string(),
+    }
+}
+
+fn identity(admission: &Admission) -> Identity {
+    Identity {
+        cluster: admission.cluster.0.to_be_bytes(),
+        member: admission.member.0,
+        incarnation: admission.generation.0,
+    }
+}
+
+fn body_of(state: &State) -> Vec<u8> {
+    proto::snapshot::encode(state).fold(Vec::new(), |mut body, piece| {
+        body.extend_from_slice(&piece);
+        body
+    })
+}
+
+fn state_of(disk: &mut dyn RaftDisk) -> Result<Option<State>, ServerError> {
+    let Some((_, body)) = disk.load_snapshot()? else { return Ok(None) };
+    proto::snapshot::decode(&body).map(Some).map_err(|error| ServerError::Snapshot(error.to_string()))
+}
+
+/// A failure of this process in the words of the API; the process itself stops with the same.
+fn broken(error: &ServerError) -> Problem {
+    Problem::new(Code::Internal, "internal", chain(error))
+}
+
+/// Whoever asked and went away needs no answer.
+fn answer<T>(reply: oneshot::Sender<Result<T, Problem>>, outcome: Result<T, Problem>) -> Result<(), ServerError> {
+    let _ = reply.send(outcome);
+    Ok(())
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => ServerError::PortInUse { key, address },
+        _ => ServerError::Listen { key, address, source },
+    })
+}
+
+/// On the runtime that calls it.
+fn incoming(listener: TcpListener) -> Result<TcpIncoming, std::io::Error> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+fn http(window: Option<u32>) -> Http {
+    Http::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .initial_stream_window_size(window.or(Some(1 << 20)))
+        .initial_connection_window_size(window.map(|window| window * 2).or(Some(4 << 20)))
+}
+
+/// gRPC's own services: health and reflection.
+fn describing<H>(health: tonic_health::pb::health_server::HealthServer<H>) -> Routes
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Routes::new(health)
+        .add_service(described().build_v1().expect("the descriptor sets were made by the build"))
+        .add_service(described().build_v1alpha().expect("the descriptor sets were made by the build"))
+}
+
+fn said_end(port: &str, served: Result<(), tonic::transport::Error>) {
+    if let Err(error) = served {
+        error!(port, error = %chain(&error), "a port is served no more");
+    }
+}
+
+/// Disk work away from the tasks that answer calls.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
