@@ -211,9 +211,9 @@ impl Server {
         if let Some(path) = self.config.join.clone() {
             let shown = path.display().to_string();
             let wrong = |problem: String| ServerError::Join { path: shown.clone(), problem };
-            let bytes = std::fs::read(&path).map_err(|error| wrong(error.to_string()))?;
-            let message = proto::rest::from_json::<v1::Admission>("quorate.v1.Admission", &bytes);
-            let message = message.map_err(|problem| wrong(problem.to_string()))?;
+            let json = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+            let message = proto::rest::from_json::<v1::Admission>("quorate.v1.Admission", &json);
+            let message = message.map_err(wrong)?;
             let admission = Admission::from_message(message).map_err(|problem| wrong(problem.to_string()))?;
             return self.enrol(admission).await;
         }

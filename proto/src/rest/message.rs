@@ -184,18 +184,6 @@ pub fn to_json(name: &str, message: &impl Message) -> Value {
     serde_json::from_slice(&bytes).expect("what was written as JSON is JSON")
 }
 
-/// The message of the public API that `json` says, read as strictly as a request.
-/// Panics if `name` (as `quorate.v1.Admission`) is not the message's own; a test of each caller says so.
-pub fn from_json<M: Message + Default>(name: &str, json: &[u8]) -> Result<M, Problem> {
-    let descriptor = POOL.get_message_by_name(name).expect("the message is part of the API");
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let wrong = |error: serde_json::Error| Problem::new(Code::InvalidArgument, "invalid-json", error.to_string());
-    let message = DynamicMessage::deserialize_with_options(descriptor, &mut deserializer, &DeserializeOptions::new())
-        .and_then(|message| deserializer.end().map(|()| message))
-        .map_err(wrong)?;
-    Ok(message.transcode_to().expect("a message fits its own descriptor"))
-}
-
 /// The message `name` (as `quorate.v1.Node`, which must be `M`'s own) that `json` says, as REST takes it; errs in words.
 /// Panics if the API has no such message.
 pub fn from_json<M: Message + Default>(name: &str, json: &str) -> Result<M, String> {
