@@ -518,7 +518,7 @@ impl Replica {
         self.effects.push(Effect::Applied { revision: Revision(index), events, at });
         if self.leading {
             self.leadership.entry_done(index, self.now);
-            self.duty(|leadership, desk| leadership.applied(desk, &applied.events));
+            self.duty(|leadership, desk| leadership.applied(desk, &applied.events, &applied.outcome));
         }
         match self.open.remove(&index) {
             Some(Origin::Client(ticket)) => self.answer(ticket, Answer::Applied(applied)),

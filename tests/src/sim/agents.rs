@@ -420,10 +420,20 @@ impl World {
     /// One end of a session notices that it is over.
     pub(crate) fn session_ends(&mut self, link: Link, end: End) {
         let Some(session) = self.sessions.get_mut(&link) else { return self.counts.void += 1 };
-        self.counts.handled += 1;
         session.broken = true;
-        let (node, life, member, member_life) =
-            (session.node, session.agent_life, session.member, session.member_life);
+        let (id, life, member, member_life) = (session.node, session.agent_life, session.member, session.member_life);
+        // What stands still notices nothing; it will, when it goes on.
+        if end == End::Agent
+            && let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life == life && node.agent_paused)
+        {
+            return node.waiting.push(Happening::SessionEnds { link, end });
+        }
+        if end == End::Agent
+            && let Some(machine) = self.machines.get_mut(&self.nodes[&id].site).filter(|it| it.frozen_since.is_some())
+        {
+            return machine.waiting.push(Happening::SessionEnds { link, end });
+        }
+        self.counts.handled += 1;
         match end {
             End::Agent => session.ended.0 = true,
             End::Member => session.ended.1 = true,
@@ -431,30 +441,19 @@ impl World {
         if session.ended == (true, true) {
             self.sessions.remove(&link);
         }
-        match end {
-            End::Member => {
-                if self.members.get(&member).is_some_and(|member| member.life == member_life) {
-                    self.input(member, replica::Input::AgentClosed { link });
-                }
+        if end == End::Member {
+            if self.members.get(&member).is_some_and(|member| member.life == member_life) {
+                self.input(member, replica::Input::AgentClosed { link });
             }
-            End::Agent => {
-                let Some(node_host) = self.nodes.get_mut(&node).filter(|node| node.life == life) else { return };
-                let site = node_host.site;
-                // What stands still notices nothing; it will, when it goes on.
-                if node_host.agent_paused || !self.machines[&site].lives() {
-                    node_host.waiting.push(Happening::SessionEnds { link, end });
-                    self.counts.scheduled += 1;
-                    return;
-                }
-                let Some(process) = &mut node_host.agent else { return };
-                if process.session == Some(link) {
-                    process.session = None;
-                    self.agent_input(node, Input::LeaderLost);
-                }
-                if let Some(process) = self.nodes.get_mut(&node).and_then(|node| node.agent.as_mut()) {
-                    process.seeking.take_if(|(sought, _)| *sought == link);
-                }
-            }
+            return;
+        }
+        let Some(process) = self.nodes.get_mut(&id).filter(|node| node.life == life).and_then(|node| node.agent.as_mut())
+        else {
+            return;
+        };
+        process.seeking.take_if(|(sought, _)| *sought == link);
+        if process.session.take_if(|open| *open == link).is_some() {
+            self.agent_input(id, Input::LeaderLost);
         }
     }
 

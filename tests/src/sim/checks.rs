@@ -68,6 +68,8 @@ struct Granted {
     sends: BTreeMap<(Arc<MembershipIdentity>, u64), BTreeMap<MemberId, Moment>>,
     /// The latest end, by the node's clock, with the terms it was earned under.
     end: Option<(Moment, LeaseTerms)>,
+    /// Whose clock those moments are of.
+    boot: BootId,
 }
 
 #[derive(Default)]
@@ -191,11 +193,12 @@ impl Checks {
         identity: &Arc<MembershipIdentity>,
         refuses: Option<String>,
     ) {
-        let Heartbeat { node, incarnation, terms, sent_at, .. } = *heartbeat;
+        let Heartbeat { node, incarnation, boot, terms, sent_at, .. } = *heartbeat;
         if let Some(why) = refuses {
             self.violate(god, "NoAckAfterFencing", format!("{member} acknowledges {node} {incarnation} although {why}"));
         }
         let granted = self.granted.entry((node, incarnation)).or_default();
+        granted.boot = boot;
         while granted.sends.len() > 4 {
             granted.sends.pop_first();
         }
@@ -317,8 +320,11 @@ impl Checks {
         } else if !left.is_empty() {
             self.violate(god, "FenceAfterLease", format!("{node} {incarnation} fenced ({proof}) and {} still runs", left.join(", ")));
         }
-        let granted = self.granted.get(&(node, incarnation)).and_then(|granted| granted.end);
-        if let (Proof::LeaseOver { .. }, Some((end, terms)), Some((_, standing))) = (proof, granted, standing) {
+        let granted = self.granted.get(&(node, incarnation));
+        let end = granted.and_then(|granted| granted.end);
+        // Another boot has another clock, and proves by itself that everything before it has ended.
+        let same_boot = standing.filter(|(boot, _)| granted.is_some_and(|granted| granted.boot == *boot));
+        if let (Proof::LeaseOver { .. }, Some((end, terms)), Some((_, standing))) = (proof, end, same_boot) {
             let now = standing.clock.lease(god);
             if now < end + terms.kill {
                 let early = (end + terms.kill).since(now);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::command::Command;
-use cluster::{ContainerId, Epoch, Moment, Order, Placement, Span};
+use cluster::{ContainerId, Moment, Order, Placement, Revision, Span};
 
 use super::{Desk, Pending};
 use crate::Origin;
@@ -16,8 +16,8 @@ const REPORT_BUDGET: Span = Span::seconds(5);
 
 #[derive(Default)]
 pub struct Overdue {
-    /// Keyed by container: the phase it was first seen in, and when.
-    seen: BTreeMap<ContainerId, (Epoch, Phase, Moment)>,
+    /// Keyed by container: the phase it is in, named by the entry that began it, and when that was first seen.
+    seen: BTreeMap<ContainerId, (Revision, Moment)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,19 +35,19 @@ impl Overdue {
         let mut seen = BTreeMap::new();
         for container in desk.state.handovers() {
             let Placement::Assigned(assignment) = &container.placement else { continue };
-            let (phase, budget) = match assignment.order {
-                Order::Prepare { .. } => (Phase::Prepare, PREPARE_BUDGET),
-                Order::Handoff { .. } => {
+            let (phase, begun, budget) = match assignment.order {
+                Order::Prepare { since, .. } => (Phase::Prepare, since, PREPARE_BUDGET),
+                Order::Handoff { since, .. } => {
                     let budget = desk.state.settings().handover_budget;
-                    (Phase::Handoff, container.spec.stop_grace + budget + REPORT_BUDGET)
+                    (Phase::Handoff, since, container.spec.stop_grace + budget + REPORT_BUDGET)
                 }
                 _ => continue,
             };
             let since = match self.seen.get(&container.id) {
-                Some((epoch, known, since)) if *epoch == assignment.epoch && *known == phase => *since,
+                Some((known, since)) if *known == begun => *since,
                 _ => desk.now,
             };
-            seen.insert(container.id, (assignment.epoch, phase, since));
+            seen.insert(container.id, (begun, since));
             if desk.now.since(since) < budget || !pending.insert(Pending::Handover(container.id)) {
                 continue;
             }

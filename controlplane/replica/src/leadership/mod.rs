@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use cluster::command::Command;
 use cluster::planner::Observed;
-use cluster::{Event, Incarnation, MemberId, Moment, NodeId, Span, State, WallTime};
+use cluster::{Event, Incarnation, MemberId, Moment, NodeId, Outcome, Span, State, WallTime};
 
 use crate::leadership::brake::BrakeWatch;
 use crate::leadership::fencing::Duty;
@@ -164,7 +164,7 @@ impl Leadership {
     }
 
     /// Entries were applied: what follows for plans, agents and duties.
-    pub fn applied(&mut self, desk: &mut Desk<'_>, events: &[Event]) {
+    pub fn applied(&mut self, desk: &mut Desk<'_>, events: &[Event], outcome: &Outcome) {
         for event in events {
             self.planning.wanted |= !matches!(event, Event::ContainerAnnotated { .. } | Event::ContainerStarting { .. });
             match event {
@@ -173,7 +173,7 @@ impl Leadership {
                 _ => {}
             }
         }
-        self.sessions.applied(desk.state, events);
+        self.sessions.applied(desk.state, events, outcome);
     }
 
     /// After everything of a turn is applied: push and plan once.

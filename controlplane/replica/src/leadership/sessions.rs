@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wanted, WantedSpec};
+use cluster::apply::Done;
 use cluster::command::{Command, Registration, Report, Reported};
 use cluster::{
-    Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, Moment, NodeId, Order, Rejected, Revision,
-    Span, State,
+    Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, Moment, NodeId, Order, Outcome, Rejected,
+    Revision, Span, State,
 };
 
 use super::{Desk, Leadership, Pending};
@@ -48,8 +49,14 @@ impl Sessions {
     }
 
     /// Marks the nodes that events concern; owners and targets alike.
-    pub fn applied(&mut self, state: &State, events: &[Event]) {
-        for event in events {
+    pub fn applied(&mut self, state: &State, events: &[Event], outcome: &Outcome) {
+        // A restart is ordered without an event; what comes of it has some.
+        if let (Ok(Done::Container(id)), []) = (outcome, events)
+            && let Some(assignment) = state.container(*id).and_then(|container| container.placement.assignment())
+        {
+            self.mark(assignment.node);
+        }
+        for event in events.iter().filter(|event| !matches!(event, Event::ContainerAnnotated { .. })) {
             if let Some(node) = event.node() {
                 self.mark(node);
             }
@@ -195,7 +202,7 @@ fn wanted(container: &Container, claim: Claim, incarnation: Incarnation) -> Opti
         }
         (Claim::Owner, Order::AwaitingReceipt { .. }) => None,
         (Claim::Target, Order::Prepare { target_incarnation, .. } | Order::Handoff { target_incarnation, .. }) => {
-            (*target_incarnation == incarnation).then(|| item(assignment.epoch.next(), Wanted::Prepare))
+            (*target_incarnation == incarnation).then(|| item(assignment.epoch, Wanted::Prepare))
         }
         (Claim::Target, _) => None,
     }
@@ -298,7 +305,7 @@ impl Leadership {
     pub fn registered(&mut self, link: Link, outcome: &cluster::Outcome, desk: &mut Desk<'_>) {
         let Some(session) = self.sessions.open.get_mut(&link) else { return };
         let message = match outcome {
-            Ok(cluster::apply::Done::Registered(incarnation)) => {
+            Ok(Done::Registered(incarnation)) => {
                 *session = Session { incarnation: Some(*incarnation), dirty: true, ..session.fresh() };
                 ToAgent::Registered {
                     generation: desk.state.generation(),
