@@ -78,10 +78,8 @@ impl Agent {
     }
 
     /// Takes one input at `now`, which never goes back while an agent lives. Gives back orders, to be carried out in
-    /// their order. Whatever is late is seen first: a lease that ran out while the agent slept is over, whatever the
-    /// input says *(a2)*.
+    /// their order. A lease that ran out while the agent slept is over, whatever the input says *(a2)*.
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Effect> {
-        self.watch(now);
         self.absorb(now, input);
         self.watch(now);
         self.finish_closings(now);

@@ -32,7 +32,8 @@ impl Lease {
         Lease { end, ..Lease::none(length) }
     }
 
-    /// Counts one acknowledgement; gives back the new end if it moved.
+    /// Counts one acknowledgement; gives back the new end if it moved. One that comes when the lease is over brings
+    /// nothing back, however fresh the heartbeat was *(a2)*.
     pub fn acknowledge(
         &mut self,
         now: Moment,
@@ -41,7 +42,7 @@ impl Lease {
         identity: &Arc<MembershipIdentity>,
     ) -> Option<Moment> {
         let votes = identity.voters.contains(&member) || identity.outgoing.contains(&member);
-        if sent_at > now || !votes {
+        if sent_at > now || !votes || self.is_over(now) {
             return None;
         }
         self.forget(now);
@@ -225,6 +226,15 @@ mod tests {
         lease.acknowledge(ms(4_000), MemberId(1), ms(1_000), &three);
         assert_eq!(lease.acknowledge(ms(4_000), MemberId(2), ms(1_000), &three), None);
         assert_eq!(lease.end(), None);
+    }
+
+    #[test]
+    fn a_lease_that_is_over_is_not_brought_back_by_acknowledgements_that_waited() {
+        let one = membership(1, &[1], &[]);
+        let mut lease = Lease::none(L);
+        assert_eq!(lease.acknowledge(ms(1_000), MemberId(1), ms(1_000), &one), Some(ms(4_000)));
+        assert_eq!(lease.acknowledge(ms(4_000), MemberId(1), ms(3_900), &one), None);
+        assert!(lease.is_over(ms(4_000)) && !lease.is_over(ms(3_999)));
     }
 
     #[test]

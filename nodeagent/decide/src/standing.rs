@@ -31,8 +31,6 @@ pub(crate) enum Standing {
 pub(crate) struct Ending {
     /// `keep` workloads go as well.
     pub everything: bool,
-    /// The latch is durable with this record.
-    latched: u64,
     /// The guard's record of this incarnation's end is awaited.
     guard: Option<Incarnation>,
     /// The look that is to show that nothing is left.
@@ -117,7 +115,7 @@ impl Agent {
         for key in self.actual.keys_where(|_, work| matches!(work.phase, Phase::Beginning { .. })) {
             self.close(key, End::Stopped);
         }
-        self.standing = Standing::Ending(Ending { everything, latched: self.written, guard, look: None, over: None });
+        self.standing = Standing::Ending(Ending { everything, guard, look: None, over: None });
     }
 
     /// Takes every step of waking, ending and registering that is possible now.
@@ -175,8 +173,8 @@ impl Agent {
         self.out.push(Effect::Deadline { incarnation: self.journal.incarnation, at: None });
     }
 
-    /// Step by step, each only after the one before: the latch is durable; the guard's record is there; every hand has
-    /// confirmed its stop; a fresh look shows nothing that would have to go; the end is durable.
+    /// Step by step, each only after the one before: the guard's record is there; every hand has confirmed its stop; a
+    /// fresh look shows nothing that would have to go; the end is durable, and with it, being later, the latch.
     fn advance_ending(&mut self, now: Moment) {
         let Standing::Ending(ending) = self.standing.clone() else { return };
         let everything = ending.everything;
@@ -185,7 +183,7 @@ impl Agent {
         }
         let guarded =
             |of: Incarnation| self.guard.is_some_and(|guard| guard.incarnation >= of && guard.latched && guard.ended);
-        if self.durable < ending.latched || !ending.guard.is_none_or(guarded) {
+        if !ending.guard.is_none_or(guarded) {
             return;
         }
         self.stop_all(now, |_, work| everything || work.policy == OnQuorumLoss::Stop);

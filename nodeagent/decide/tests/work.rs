@@ -10,7 +10,8 @@ use decide::*;
 
 #[test]
 fn a_desired_set_of_another_time_or_another_life_is_dropped() {
-    let rows: [(&str, fn(&mut DesiredSet), bool); 6] = [
+    type Change = fn(&mut DesiredSet);
+    let rows: [(&str, Change, bool); 6] = [
         ("another generation", |set| set.generation = Generation(2), false),
         ("an older incarnation", |set| set.incarnation = Incarnation(4), false),
         ("a newer incarnation", |set| set.incarnation = Incarnation(6), false),
