@@ -26,7 +26,7 @@ use crate::{chain, clock};
 const START_AGAIN: Duration = Duration::from_millis(300);
 /// From its start to its first tick, on a busy machine.
 const FIRST_TICK_WITHIN: Duration = Duration::from_secs(10);
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuardingError {
@@ -257,7 +257,7 @@ impl Places {
 /// disk the slot lies in shared memory, under a name made from the folder.
 fn slot_in_memory(run_dir: &Path) -> Result<PathBuf, GuardingError> {
     let in_memory =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|found| found.f_type as i64 == TMPFS_MAGIC);
+        |path: &Path| rustix::fs::statfs(path).is_ok_and(|found| found.f_type == TMPFS_MAGIC);
     let shm = Path::new("/dev/shm");
     if in_memory(run_dir) || !in_memory(shm) {
         return Ok(run_dir.join("slot"));

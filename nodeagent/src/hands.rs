@@ -61,6 +61,16 @@ struct Started {
     storage: StorageKind,
 }
 
+/// The runtime that knows a workload.
+type Known = Arc<dyn Runtime>;
+
+/// What works, best first, and what does not with its reason.
+type Tried = (Vec<Arc<dyn Runtime>>, Vec<(&'static str, String)>);
+
+fn one(runtime: impl Runtime + 'static) -> Tried {
+    (vec![Arc::new(runtime)], Vec::new())
+}
+
 /// What trying the runtimes came to, in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proven {
@@ -102,21 +112,23 @@ impl Driven {
         while !socket.exists() && Instant::now() < until {
             std::thread::sleep(NAMESPACE_LOOK);
         }
-        let probed = probe::probe(&self.starters, &std::env::var("PATH").unwrap_or_default());
-        let wanted = |name: &str| match self.choice {
-            RuntimeChoice::Auto => true,
-            RuntimeChoice::Crun => name == "crun",
-            RuntimeChoice::Runc => name == "runc",
-            RuntimeChoice::Process => name == "process",
+        let path = std::env::var("PATH").unwrap_or_default();
+        let (works, refused) = match self.choice {
+            RuntimeChoice::Auto => {
+                let probed = probe::probe(&self.starters, &path);
+                let refusal = |verdict: probe::Verdict| Some((verdict.runtime, verdict.outcome.err()?));
+                (probed.runtimes, probed.verdicts.into_iter().filter_map(refusal).collect())
+            }
+            RuntimeChoice::Crun => self.prove_oci("crun", &path),
+            RuntimeChoice::Runc => self.prove_oci("runc", &path),
+            RuntimeChoice::Process => match probe::prove_process(self.link.run_dir()) {
+                Ok(()) => one(ProcessRuntime::new(self.starters.clone())),
+                Err(reason) => (Vec::new(), vec![("process", reason)]),
+            },
         };
-        let works: Vec<_> = probed.runtimes.into_iter().filter(|runtime| wanted(runtime.name())).collect();
-        let refused = probed.verdicts.into_iter().filter_map(|verdict| {
-            let reason = verdict.outcome.err()?;
-            Some(format!("{}: {reason}", verdict.runtime))
-        });
         let proven = Proven {
             works: works.iter().map(|runtime| runtime.name().to_owned()).collect(),
-            refused: refused.collect(),
+            refused: refused.into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect(),
         };
         match works.first() {
             Some(best) => tracing::info!(runtime = best.name(), refused = ?proven.refused, "runtime is proven"),
@@ -124,6 +136,17 @@ impl Driven {
         }
         let _ = self.chosen.set(works.into_iter().next());
         proven
+    }
+
+    fn prove_oci(&self, name: &'static str, path: &str) -> Tried {
+        let proven = probe::find(name, path).and_then(|program| {
+            let runtime = OciRuntime::new(name, program, self.starters.clone());
+            runtime.prove().map(|()| runtime)
+        });
+        match proven {
+            Ok(runtime) => one(runtime),
+            Err(reason) => (Vec::new(), vec![(name, reason)]),
+        }
     }
 
     /// Tells every exit from now on.
@@ -156,7 +179,7 @@ impl Driven {
     }
 
     /// Every workload of any runtime, with the runtime that knows it.
-    fn found(&self) -> Result<Vec<(Arc<dyn Runtime>, runtime::Found)>, String> {
+    fn found(&self) -> Result<Vec<(Known, runtime::Found)>, String> {
         let mut all = Vec::new();
         for runtime in &self.runtimes {
             let found = runtime.found().map_err(|error| chain(&error))?;

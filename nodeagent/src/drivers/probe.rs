@@ -55,7 +55,8 @@ pub fn find(name: &str, path: &str) -> Result<PathBuf, String> {
     candidates.into_iter().find(|program| program.is_file()).ok_or_else(|| format!("{name} is not installed"))
 }
 
-fn prove_process(run_dir: &Path) -> Result<(), String> {
+/// Runs a throw-away process in the namespace for proofs.
+pub fn prove_process(run_dir: &Path) -> Result<(), String> {
     let text = |error: guard::starter::StarterError| crate::chain(&error);
     let mut client = Client::connect(run_dir, guard::Policy::Stop, 0).map_err(text)?;
     let action = Action::Exec {

@@ -40,7 +40,7 @@ pub struct Leader {
 
 enum Order {
     Seek,
-    Say(wire::FromAgent),
+    Say(Box<wire::FromAgent>),
 }
 
 impl Leader {
@@ -65,7 +65,7 @@ impl Leader {
 
     /// Lost without a session.
     pub fn say(&self, said: &ToLeader) {
-        let _ = self.orders.send(Order::Say(said.into()));
+        let _ = self.orders.send(Order::Say(Box::new(said.into())));
     }
 
     /// Who may lead, besides the seeds and whoever is hinted at.
@@ -86,7 +86,7 @@ struct Session {
 enum Next {
     Seek,
     /// Another member leads already.
-    Move(Session),
+    Move(Box<Session>),
     /// The agent is ending.
     End,
 }
@@ -119,7 +119,7 @@ async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inpu
 
 async fn hold(
     seeker: &Seeker,
-    mut session: Session,
+    mut session: Box<Session>,
     orders: &mut mpsc::UnboundedReceiver<Order>,
     inputs: &mpsc::UnboundedSender<Input>,
 ) -> Next {
@@ -138,7 +138,7 @@ async fn hold(
                 None => return Next::End,
                 Some(Order::Seek) => {}
                 Some(Order::Say(word)) => {
-                    if session.words.try_send(word).is_err() {
+                    if session.words.try_send(*word).is_err() {
                         break LinkError::Silent { address: session.address };
                     }
                 }
@@ -180,26 +180,27 @@ struct Seeker {
 
 /// What one member answered to the opening.
 enum Answer {
-    Welcome(Session),
+    Welcome(Box<Session>),
     /// Not it; where it says the leader is.
     Elsewhere(Option<String>),
 }
 
 impl Seeker {
     /// The session with whoever leads; asks until there is one.
-    async fn seek(&self) -> Session {
+    async fn seek(&self) -> Box<Session> {
         let mut pause = Pause::new();
+        let mut said = String::new();
         loop {
             let asked = self.candidates.borrow().clone();
-            match self.ask(asked).await {
+            let why = match self.ask(asked).await {
                 Ok(session) => return session,
-                Err(Some(error)) => {
-                    tracing::debug!(error = %crate::chain(&error), "no leader found; asking again");
-                    if let LinkError::Refused { .. } = error {
-                        tracing::error!(error = %error, "this node is refused");
-                    }
-                }
-                Err(None) => tracing::debug!("no leader at present; asking again"),
+                Err(Some(error)) => crate::chain(&error),
+                Err(None) => "nobody leads".to_owned(),
+            };
+            // One line per change, not one per try.
+            if why != said {
+                tracing::warn!(error = why, "no session with a leader; asking on");
+                said = why;
             }
             // An election takes a few hundred milliseconds: longer pauses would be added to every failover.
             sleep(pause.next().min(PAUSE_FIRST * 4)).await;
@@ -207,7 +208,7 @@ impl Seeker {
     }
 
     /// The same among everybody but `address`, who already has a session.
-    async fn seek_beside(&self, address: String) -> Session {
+    async fn seek_beside(&self, address: String) -> Box<Session> {
         loop {
             let mut asked = self.candidates.borrow().clone();
             asked.remove(&address);
@@ -220,8 +221,8 @@ impl Seeker {
         }
     }
 
-    /// Asks all at once, and whoever they hint at. `Err` with the last error, if there was one.
-    async fn ask(&self, candidates: BTreeSet<String>) -> Result<Session, Option<LinkError>> {
+    /// Asks all at once, and whoever they hint at. `Err` with what stood in the way, a refusal before all else.
+    async fn ask(&self, candidates: BTreeSet<String>) -> Result<Box<Session>, Option<LinkError>> {
         let mut asked = candidates;
         let mut answers: FuturesUnordered<_> = asked.iter().map(|address| self.open(address.clone())).collect();
         let mut last = None;
@@ -234,6 +235,7 @@ impl Seeker {
                     }
                 }
                 Ok(Answer::Elsewhere(None)) => {}
+                Err(error) if matches!(last, Some(LinkError::Refused { .. })) => drop(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -260,7 +262,7 @@ impl Seeker {
             match first.and_then(|said| said.message) {
                 Some(to_agent::Message::Welcome(welcome)) => {
                     let member = MemberId(welcome.member);
-                    Ok(Answer::Welcome(Session { member, address: address.clone(), words, incoming }))
+                    Ok(Answer::Welcome(Box::new(Session { member, address: address.clone(), words, incoming })))
                 }
                 Some(to_agent::Message::NotLeader(not)) => {
                     let hint = Some(not.peer_address).filter(|hint| crate::identity::check_address(hint).is_ok());

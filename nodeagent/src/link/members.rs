@@ -3,7 +3,7 @@
 //! counts from the send, so an older one is worth nothing any more.
 //! Absent: who is a voter and when to send; the mind says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ impl Members {
 
     fn reach(&mut self, addresses: impl Iterator<Item = String>) {
         let mut old = std::mem::take(&mut self.connections);
-        for address in addresses {
+        for address in addresses.collect::<BTreeSet<_>>() {
             let connection = old.remove(&address).unwrap_or_else(|| self.begin(address.clone()));
             self.connections.insert(address, connection);
         }
@@ -130,18 +130,19 @@ struct Conversation {
 impl Conversation {
     async fn keep_up(mut self) {
         let mut pause = Pause::new();
-        let mut troubled = false;
+        let mut said = String::new();
         loop {
             let (answers, error) = self.hold().await;
             if answers > 0 {
                 pause = Pause::new();
-                troubled = false;
+                said.clear();
             }
             // One line per change, not one per try.
-            if !troubled || matches!(error, LinkError::Refused { .. }) {
-                tracing::warn!(peer = self.address, error = %crate::chain(&error), "heartbeats interrupted");
+            let why = crate::chain(&error);
+            if why != said {
+                tracing::warn!(peer = self.address, error = why, "heartbeats interrupted");
+                said = why;
             }
-            troubled = true;
             sleep(pause.next()).await;
         }
     }

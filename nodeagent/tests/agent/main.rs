@@ -6,6 +6,7 @@ mod member;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
@@ -58,13 +59,14 @@ fn guard_program() -> PathBuf {
 
 /// Containers of this test that live on this machine: their programs end in `tail -f <marker>`.
 fn living(marker: &str) -> Vec<i32> {
+    processes(|arguments| arguments == format!("tail\0-f\0{marker}\0").as_bytes())
+}
+
+/// Pids of the processes whose arguments, each ended by a zero, are `wanted`. Zombies have none.
+fn processes(wanted: impl Fn(&[u8]) -> bool) -> Vec<i32> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let has = |pid: &i32| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        arguments == format!("tail\0-f\0{marker}\0").as_bytes()
-    };
-    pids.filter(has).collect()
+    pids.filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| wanted(&arguments))).collect()
 }
 
 /// A machine with a state folder, a share, and an agent that may come and go.
@@ -72,13 +74,14 @@ struct Machine {
     folder: tempfile::TempDir,
     shared: Shared,
     marker: String,
+    /// Somebody else than the test's own.
+    user: Option<u32>,
     agent: Option<Child>,
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
         self.cut_power();
-        until("nothing of the test lives", || living(&self.marker).is_empty());
         if std::thread::panicking() {
             eprintln!("guard: {}", fs::read_to_string(self.run_dir().join("guard.log")).unwrap_or_default());
         }
@@ -108,7 +111,7 @@ impl Machine {
         };
         identity.write(&folder.path().join("state/identity.json")).expect("identity");
         let marker = format!("{name}-{}", std::process::id());
-        Machine { folder, shared: shared.clone(), marker, agent: None }
+        Machine { folder, shared: shared.clone(), marker, user: None, agent: None }
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -131,7 +134,18 @@ impl Machine {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate-agent"));
         command.arg("run").arg("--state-dir").arg(self.state_dir()).args(["--runtime", "process"]);
         command.arg("--guard-program").arg(guard_program()).args(options).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
+    }
+
+    /// Everything of this machine belongs to `user`.
+    fn give_away(&self) {
+        let folder = self.folder.path();
+        for path in [folder, &self.share(), &self.state_dir(), &self.state_dir().join("identity.json")] {
+            std::os::unix::fs::chown(path, self.user, self.user).expect("chown");
+        }
     }
 
     fn start(&mut self, options: &[&str]) {
@@ -177,13 +191,17 @@ impl Machine {
         }
     }
 
-    /// Everything on it, at once, `keep` included.
+    /// Everything on it, at once. Whatever the guard made says by its arguments whose it is; the namespaces take what
+    /// lives in them along, `keep` included.
     fn cut_power(&mut self) {
         self.kill_agent();
-        self.kill_guard();
-        for pid in living(&self.marker).into_iter().filter_map(Pid::from_raw) {
+        let ours = |arguments: &[u8]| {
+            arguments.split(|byte| *byte == 0).any(|argument| argument == self.run_dir().as_os_str().as_encoded_bytes())
+        };
+        for pid in processes(ours).into_iter().chain(living(&self.marker)).filter_map(Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
+        until("nothing of the test lives", || processes(ours).is_empty() && living(&self.marker).is_empty());
     }
 
     fn until_registered(&self, times: usize) {
@@ -400,6 +418,93 @@ fn lease_that_runs_out_ends_stop_spares_keep_and_registers_anew() {
     assert_eq!(shared.truth().registrations[1].ends, Incarnation(first));
     assert!(!living(&machine.marker).is_empty(), "keep runs on");
     assert_ne!(shared.said(6, 1), Some(Observed::Closed { end: End::Stopped }));
+}
+
+#[test]
+fn frozen_agent_is_ended_by_its_guard_and_knows_it_when_it_wakes() {
+    let terms = LeaseTerms { lease: Span::millis(2_500), kill: Span::seconds(5), ..Profile::Fast.terms() };
+    let shared = Shared::new(terms);
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("frozen", &shared, &[&member]);
+    machine.start(&[]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    let first = shared.truth().incarnation;
+    machine.signal_agent(Signal::STOP);
+    until("the guard ended it", || living(&machine.marker).is_empty());
+    let (beats, reports) = (shared.truth().heartbeats.len(), shared.truth().reports.len());
+    machine.signal_agent(Signal::CONT);
+    machine.until_registered(2);
+    let truth = shared.truth();
+    assert!(truth.ended.contains(&(first, Proof::Guard)), "{:?}", truth.ended);
+    let late = truth.heartbeats[beats..].iter().filter(|heartbeat| heartbeat.incarnation.0 == first).count();
+    assert!(late <= 1, "a latched incarnation sent {late} heartbeats; only one may have been under way");
+    let resurrected = truth.reports[reports..].iter().any(|(_, _, what)| format!("{what:?}").contains("Running"));
+    assert!(!resurrected, "{:?}", &truth.reports[reports..]);
+}
+
+#[test]
+fn stopped_guard_is_woken() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("woken", &shared, &[&member]);
+    machine.start(&[]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    let guard = machine.guard_pid().expect("a guard");
+    rustix::process::kill_process(guard, Signal::STOP).expect("signal");
+    let state = || fs::read_to_string(format!("/proc/{}/stat", guard.as_raw_nonzero())).unwrap_or_default();
+    until("it goes on", || !state().contains(") T "));
+    until("it watches", || machine.status().is_some_and(|status| status.guard.alive));
+    assert_eq!((machine.guard_pid(), living(&machine.marker).len()), (Some(guard), 1));
+}
+
+#[test]
+fn machine_that_lost_its_power_comes_back_as_another_boot() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("reboot", &shared, &[&member]);
+    machine.start(&["--boot-id", "00000000-0000-0000-0000-000000000001"]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Keep);
+    let first = shared.truth().incarnation;
+    machine.cut_power();
+    machine.start(&["--boot-id", "00000000-0000-0000-0000-000000000002"]);
+    machine.until_registered(2);
+    let boots: Vec<u128> = shared.truth().registrations.iter().map(|registration| registration.boot.0).collect();
+    assert_eq!(boots, [1, 2]);
+    let last = shared.truth().registrations[1].clone();
+    assert_eq!((last.ends, last.empty), (Incarnation(first), false), "another boot proves nothing by itself");
+    assert_eq!(shared.truth().ended, [], "nor does the agent claim to");
+    machine.run(5, 2, OnQuorumLoss::Stop);
+}
+
+#[test]
+fn ordinary_user_can_run_a_node() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("ordinary", &shared, &[&member]);
+    if rustix::process::getuid().is_root() {
+        machine.user = Some(12_345);
+        machine.give_away();
+    }
+    machine.start(&[]);
+    machine.until_registered(1);
+    let facts = shared.truth().registrations[0].facts.clone();
+    if facts.runtimes.is_empty() {
+        eprintln!("NOT RUN: {:?}", facts.runtimes_refused);
+        return;
+    }
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    machine.kill_agent();
+    machine.kill_guard();
+    if facts.class.lease_proves_end() {
+        until("nothing lives", || living(&machine.marker).is_empty());
+    }
 }
 
 #[test]
