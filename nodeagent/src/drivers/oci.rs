@@ -5,6 +5,7 @@
 //! workload's cgroup2 leaf instead, which is then what kills it. Absent: networks (each container has an empty one).
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -160,6 +161,9 @@ impl OciRuntime {
             let _ = client.run(label.clone(), Action::Unmount { target: place.root() }, CLEAR);
         }
         let _ = fs::remove_dir_all(place.state.join(&place.id));
+        // Overlays make this one without any permission, which stops everybody but root.
+        let work = place.bundle.join("area").join(OWN).join("work/work");
+        let _ = fs::set_permissions(work, fs::Permissions::from_mode(0o700));
         let _ = fs::remove_dir_all(&place.bundle);
     }
 }
