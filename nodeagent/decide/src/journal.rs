@@ -195,3 +195,39 @@ impl Journal {
         self.begun.get(&container)?.get(&epoch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::Profile;
+
+    #[test]
+    fn the_highest_closed_epoch_never_goes_back() {
+        let mut journal = Journal::fresh(BootId(1), Profile::Default.terms());
+        let container = ContainerId(1);
+        for (epoch, highest) in [(5, 5), (7, 7), (6, 7), (7, 7), (8, 8)] {
+            journal.apply(&Record::Closed { container, epoch: Epoch(epoch), end: End::Stopped });
+            assert_eq!(journal.closed_epoch(container), Some(Epoch(highest)));
+        }
+        assert!(journal.is_closed(container, Epoch(1)) && !journal.is_closed(container, Epoch(9)));
+    }
+
+    #[test]
+    fn a_late_latch_or_end_of_another_incarnation_changes_nothing() {
+        let mut journal = Journal::fresh(BootId(1), Profile::Default.terms());
+        journal.apply(&Record::Registered {
+            generation: Generation(1),
+            incarnation: Incarnation(9),
+            boot: BootId(1),
+            terms: Profile::Default.terms(),
+            revision: Revision(9),
+        });
+        let current = journal.clone();
+        journal.apply(&Record::Latched { incarnation: Incarnation(5) });
+        journal.apply(&Record::Over { incarnation: Incarnation(5), proof: Some(Proof::Guard) });
+        assert_eq!(journal, current);
+        journal.apply(&Record::Over { incarnation: Incarnation(9), proof: Some(Proof::Guard) });
+        journal.apply(&Record::Latched { incarnation: Incarnation(9) });
+        assert_eq!(journal.life, Life::Over(Some(Proof::Guard)), "life moves forward only");
+    }
+}

@@ -202,7 +202,7 @@ impl Agent {
             (Some(over), _) => over,
             (None, Life::Over(_)) => self.written,
             (None, _) => {
-                let proof = if self.leaving && everything { Proof::Left } else { Proof::Guard };
+                let proof = if self.leaving { Proof::Left } else { Proof::Guard };
                 self.write(Record::Over { incarnation: self.journal.incarnation, proof: Some(proof) })
             }
         };

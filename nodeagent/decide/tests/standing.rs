@@ -462,6 +462,29 @@ fn who_leaves_stops_everything_latches_and_only_then_says_so() {
 }
 
 #[test]
+fn while_one_container_still_stops_the_closing_of_another_is_not_said() {
+    let mut bench = Bench::leased();
+    bench.want(10, &[item(1, 7, Wanted::Run), item(2, 3, Wanted::Run)]);
+    bench.answers.hands = false;
+    bench.send(Input::Leave);
+    bench.take();
+    bench.happened(1, 7, Happened::Stopped);
+    bench.run_leased(2_000);
+    let orders = bench.take();
+    assert!(has(&orders, "journal closed c1 e7") && has(&orders, "report c2 e3 stopping"), "{:?}", lines(&orders));
+    assert!(!lines(&orders).iter().any(|line| line.contains("closed, ")), "{:?}", lines(&orders));
+}
+
+#[test]
+fn what_seems_to_have_outlived_its_boot_is_cleared_away_and_not_adopted() {
+    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
+    bench.boot = BootId(0xb008);
+    bench.guardian = Guardian::new();
+    bench.restart();
+    assert!(has(&bench.take(), "stop c1 e7 0"));
+}
+
+#[test]
 fn a_node_that_left_registers_when_it_is_started_again() {
     let mut bench = Bench::leased();
     bench.send(Input::Leave);
