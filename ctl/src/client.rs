@@ -1,40 +1,55 @@
 //! Asks any member, follows the leader hint, and tries again with the same request id until the time is up.
-//! In: one closure per call that makes it on a channel. Out: the reply, or the last problem in full.
+//! In: requests. Out: the reply, or the last problem in full; events without gap or repetition.
 //! A repetition has no second effect: the request id goes with the request, not with the attempt.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::future::Future;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proto::Problem;
+use proto::v1::event_service_client::EventServiceClient;
+use proto::{Problem, v1};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 use uuid::Uuid;
+
+use crate::rpcs::{Ask, AskPaged, REPLY_MAX};
 
 /// Pause between two rounds of all servers; short, for an election takes well below a second.
 const PAUSE: Duration = Duration::from_millis(150);
 /// One attempt: long enough for a slow disk, short enough to try another member within most time limits.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// A watched member that is frozen, or cut off without a goodbye, is noticed within twice this.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Items asked for at once; the server's limit is 1000.
+const PAGE: u32 = 500;
 
 pub struct Client {
-    servers: Vec<String>,
     within: Duration,
     session: Uuid,
     requests: AtomicU64,
     channels: Mutex<BTreeMap<String, Channel>>,
-    /// The server that answered last: asked first.
-    preferred: Mutex<Option<String>>,
+    /// Whom to ask, in this order: the one that answered last is first, those that failed are last.
+    servers: Mutex<Vec<String>>,
+    /// The id of the first change asked for, where the user chose it.
+    chosen_id: Mutex<Option<String>>,
 }
 
 /// A call that did not work out, with where it was tried.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    #[error("{0}")]
+    #[error(transparent)]
     Problem(#[from] Problem),
-    #[error("no member answered within {} s (tried {servers}); is one running there? {last}", within.as_secs())]
-    Unreachable { servers: String, within: Duration, last: Problem },
+    #[error("no member answered within {:.1} s (tried {servers}): {last}", within.as_secs_f64())]
+    Unreachable {
+        servers: String,
+        within: Duration,
+        last: Problem,
+        /// The id of a change that was sent and may have been made.
+        uncertain: Option<String>,
+    },
 }
 
 impl Failure {
@@ -46,98 +61,151 @@ impl Failure {
     }
 }
 
+/// What an attempt says about the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    /// This is the answer.
+    Final,
+    /// This member does not take part, and time changes nothing about it; another one may.
+    Elsewhere,
+    /// It may go better soon. `sent`: this attempt may have had its effect all the same.
+    Soon { sent: bool },
+}
+
 impl Client {
-    /// `servers`: `host:port` of public APIs, at least one.
+    /// `servers`: `host:port` of public APIs, at least one. `within`: how long a call is tried.
     pub fn new(servers: Vec<String>, within: Duration) -> Client {
         Client {
-            servers,
             within,
             session: Uuid::now_v7(),
             requests: AtomicU64::new(0),
             channels: Mutex::default(),
-            preferred: Mutex::default(),
+            servers: Mutex::new(servers),
+            chosen_id: Mutex::default(),
         }
     }
 
-    pub fn servers(&self) -> &[String] {
-        &self.servers
+    /// The first change asked for gets this id.
+    pub fn choose_id(self, id: Option<String>) -> Client {
+        *self.chosen_id.lock().expect("never held over a panic") = id;
+        self
     }
 
-    /// A new request id of this client's session.
+    pub fn servers(&self) -> Vec<String> {
+        self.servers.lock().expect("never held over a panic").clone()
+    }
+
+    /// A new request id of this client's session, or the one that was chosen.
     pub fn request_id(&self) -> String {
-        format!("{}/{}", self.session, self.requests.fetch_add(1, Ordering::Relaxed))
+        let chosen = self.chosen_id.lock().expect("never held over a panic").take();
+        chosen.unwrap_or_else(|| format!("{}/{}", self.session, self.requests.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// The answer to `request`; a change that has no request id yet gets one.
+    pub async fn ask<A: Ask>(&self, mut request: A) -> Result<A::Reply, Failure> {
+        let id = request.request_id().map(|id| {
+            if id.is_empty() {
+                *id = self.request_id();
+            }
+            id.clone()
+        });
+        self.call(id, |channel, left| request.clone().send(channel, left)).await
+    }
+
+    /// The answer to `request` with all its pages.
+    pub async fn ask_all<A: AskPaged>(&self, mut request: A) -> Result<A::Reply, Failure> {
+        request.page().get_or_insert_default().size = PAGE;
+        let mut whole = self.ask(request.clone()).await?;
+        while !A::next_token(&whole).is_empty() {
+            request.page().get_or_insert_default().token = A::next_token(&whole).to_owned();
+            let page = self.ask(request.clone()).await?;
+            A::append(&mut whole, page);
+        }
+        Ok(whole)
+    }
+
+    /// What happens from revision `from` on (not 0), for as long as the caller listens.
+    pub fn watch(&self, from: u64, filter: v1::EventFilter) -> Watch<'_> {
+        Watch { client: self, filter, next: from, stream: None }
     }
 
     /// Makes the call on one member after another until one answers with more than "not me" or "not now".
-    pub async fn call<R, F, Made>(&self, call: F) -> Result<R, Failure>
+    async fn call<R, Made>(&self, id: Option<String>, call: impl Fn(Channel, Duration) -> Made) -> Result<R, Failure>
     where
-        F: Fn(Channel) -> Made,
         Made: Future<Output = Result<Response<R>, Status>>,
     {
         let began = Instant::now();
-        let mut last = None;
+        let mut uncertain = false;
+        let mut last = Problem::new(Code::Unavailable, "unreachable", "there was no time to ask");
         let mut hinted = None;
         loop {
-            for server in self.order(hinted.take()) {
-                let attempt = self.channel(&server).map(&call);
-                let answer = match attempt {
-                    Ok(made) => tokio::time::timeout(ATTEMPT, made)
-                        .await
-                        .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))),
-                    Err(problem) => Err(problem.into()),
-                };
-                match answer {
-                    Ok(reply) => {
-                        *self.preferred.lock().expect("never held over a panic") = Some(server);
-                        return Ok(reply.into_inner());
-                    }
-                    Err(status) => {
-                        let problem = Problem::from(&status);
-                        if !is_passing(&problem) {
-                            return Err(problem.into());
-                        }
-                        if problem.code == Code::Unavailable && problem.leader.is_none() {
-                            self.channels.lock().expect("never held over a panic").remove(&server);
-                        }
-                        let leader = problem.leader.as_deref().filter(|leader| *leader != server).map(str::to_owned);
-                        last = Some(problem);
-                        if leader.is_some() {
-                            hinted = leader;
-                            break;
-                        }
-                    }
-                }
-                if began.elapsed() >= self.within {
+            let round: Vec<String> = hinted.take().into_iter().chain(self.servers()).collect();
+            let mut nobody_takes_part = true;
+            for server in round {
+                let left = self.within.saturating_sub(began.elapsed()).min(ATTEMPT);
+                if left.is_zero() {
                     break;
                 }
+                let made = call(self.channel(&server)?, left);
+                let answer = tokio::time::timeout(left, made).await;
+                let status = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+                    Ok(reply) => {
+                        self.prefer(&server);
+                        return Ok(reply.into_inner());
+                    }
+                    Err(status) => status,
+                };
+                let problem = Problem::from(&status);
+                match outlook(&status, &problem) {
+                    Outlook::Final => return Err(problem.into()),
+                    Outlook::Elsewhere => self.put_last(&server),
+                    Outlook::Soon { sent } => {
+                        uncertain |= sent;
+                        nobody_takes_part = false;
+                    }
+                }
+                let leader = problem.leader.as_deref().filter(|leader| *leader != server).map(str::to_owned);
+                last = problem;
+                if leader.is_some() {
+                    hinted = leader;
+                    break;
+                }
+                if hinted.is_none() {
+                    self.forget(&server);
+                }
+            }
+            if nobody_takes_part && began.elapsed() < self.within {
+                return Err(last.into());
             }
             if began.elapsed() >= self.within {
-                let last = last.unwrap_or_else(|| Problem::new(Code::Unavailable, "unreachable", "no server is named"));
-                let servers = self.servers.join(", ");
-                return Err(Failure::Unreachable { servers, within: self.within, last });
+                let servers = self.servers().join(", ");
+                let uncertain = id.filter(|_| uncertain);
+                return Err(Failure::Unreachable { servers, within: self.within, last, uncertain });
             }
-            tokio::time::sleep(PAUSE).await;
+            let pause = last.retry_after.unwrap_or(PAUSE).min(self.within.saturating_sub(began.elapsed()));
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// A channel to the member that answered last, for streams.
-    pub async fn stream<R, F, Made>(&self, call: F) -> Result<R, Failure>
-    where
-        F: Fn(Channel) -> Made,
-        Made: Future<Output = Result<Response<R>, Status>>,
-    {
-        self.call(call).await
+    fn prefer(&self, server: &str) {
+        let mut servers = self.servers.lock().expect("never held over a panic");
+        if let Some(at) = servers.iter().position(|it| it == server) {
+            servers[..=at].rotate_right(1);
+        }
     }
 
-    fn order(&self, hinted: Option<String>) -> Vec<String> {
-        let preferred = self.preferred.lock().expect("never held over a panic").clone();
-        let mut order: Vec<String> = hinted.into_iter().chain(preferred).collect();
-        for server in &self.servers {
-            if !order.contains(server) {
-                order.push(server.clone());
-            }
+    /// Asks it after all others, on a new connection.
+    fn put_last(&self, server: &str) {
+        self.forget(server);
+        let mut servers = self.servers.lock().expect("never held over a panic");
+        if let Some(at) = servers.iter().position(|it| it == server) {
+            servers[at..].rotate_left(1);
         }
-        order
+    }
+
+    /// A new connection the next time: the old one may wait out a pause that grows.
+    fn forget(&self, server: &str) {
+        self.channels.lock().expect("never held over a panic").remove(server);
     }
 
     fn channel(&self, server: &str) -> Result<Channel, Problem> {
@@ -148,6 +216,8 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{server}"))
             .map_err(|error| Problem::invalid("server", format!("{server:?} is no address: {error}")))?
             .connect_timeout(Duration::from_secs(1))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
             .tcp_nodelay(true);
         let channel = endpoint.connect_lazy();
         channels.insert(server.to_owned(), channel.clone());
@@ -155,7 +225,126 @@ impl Client {
     }
 }
 
-/// Whether another attempt, with the same request id, may go better.
-fn is_passing(problem: &Problem) -> bool {
-    matches!(problem.code, Code::Unavailable | Code::DeadlineExceeded | Code::Aborted) && &*problem.reason != "quarantined"
+fn outlook(status: &Status, problem: &Problem) -> Outlook {
+    match (&*problem.reason, problem.code) {
+        ("no-cluster" | "quarantined" | "removed", _) => Outlook::Elsewhere,
+        ("not-leader" | "no-quorum" | "no-state" | "overloaded", _) => Outlook::Soon { sent: false },
+        (_, Code::Unavailable | Code::DeadlineExceeded) => Outlook::Soon { sent: !is_refused_connection(status) },
+        // What has a source was made here, from a connection that broke; a server's answer has none.
+        _ if status.source().is_some() => Outlook::Soon { sent: true },
+        _ => Outlook::Final,
+    }
+}
+
+/// Nothing was sent: nobody listens there.
+fn is_refused_connection(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Events from one revision on, through whichever member serves them: no gap, no repetition.
+pub struct Watch<'a> {
+    client: &'a Client,
+    filter: v1::EventFilter,
+    /// The first revision that has not been seen.
+    next: u64,
+    stream: Option<Streaming<v1::WatchReply>>,
+}
+
+impl Watch<'_> {
+    /// All events of one revision, or a mark of progress without any. Errs when no member answers in the time of a call, or
+    /// with `compacted` when the events are gone. Dropped before it is ready, it has taken nothing.
+    pub async fn next(&mut self) -> Result<v1::WatchReply, Failure> {
+        loop {
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                none => none.insert(open(self.client, self.next, &self.filter).await?),
+            };
+            let status = match stream.message().await {
+                Ok(Some(reply)) if reply.revision < self.next => continue,
+                Ok(Some(reply)) => {
+                    self.next = reply.revision + 1;
+                    return Ok(reply);
+                }
+                Ok(None) => Status::unavailable("the stream ended"),
+                Err(status) => status,
+            };
+            self.stream = None;
+            let problem = Problem::from(&status);
+            if matches!(problem.code, Code::OutOfRange | Code::InvalidArgument | Code::NotFound) {
+                return Err(problem.into());
+            }
+            if let Some(server) = self.client.servers().first() {
+                self.client.put_last(server);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn open(client: &Client, from: u64, filter: &v1::EventFilter) -> Result<Streaming<v1::WatchReply>, Failure> {
+    let request = v1::WatchRequest { from_revision: from, filter: Some(filter.clone()) };
+    let call = |channel, _| {
+        let request = request.clone();
+        async move { EventServiceClient::new(channel).max_decoding_message_size(REPLY_MAX).watch(request).await }
+    };
+    client.call(None, call).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(servers: &[&str]) -> Client {
+        Client::new(servers.iter().map(|it| (*it).to_owned()).collect(), Duration::from_secs(1))
+    }
+
+    #[test]
+    fn the_one_that_answers_is_asked_first_and_the_one_that_fails_last() {
+        let client = client(&["a:1", "b:1", "c:1"]);
+        client.prefer("b:1");
+        assert_eq!(client.servers(), ["b:1", "a:1", "c:1"]);
+        client.prefer("stranger:1");
+        client.put_last("b:1");
+        assert_eq!(client.servers(), ["a:1", "c:1", "b:1"]);
+    }
+
+    #[test]
+    fn request_ids_count_within_a_session_and_the_chosen_one_is_used_once() {
+        let client = client(&["a:1"]).choose_id(Some("mine".into()));
+        assert_eq!(client.request_id(), "mine");
+        let (first, second) = (client.request_id(), client.request_id());
+        assert_eq!((first.split('/').nth(1), second.split('/').nth(1)), (Some("0"), Some("1")));
+        assert_eq!(first.split('/').next(), second.split('/').next());
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let of = |problem: Problem| {
+            let status = Status::from(problem.clone());
+            outlook(&status, &problem)
+        };
+        let problem = |code, reason: &str| Problem::new(code, reason, "text");
+        assert!(of(problem(Code::Unavailable, "no-quorum")) == Outlook::Soon { sent: false });
+        assert!(of(problem(Code::Unavailable, "lost")) == Outlook::Soon { sent: true });
+        assert!(of(problem(Code::Unavailable, "quarantined")) == Outlook::Elsewhere);
+        assert!(of(problem(Code::ResourceExhausted, "overloaded")) == Outlook::Soon { sent: false });
+        assert!(of(problem(Code::Aborted, "stale-incarnation")) == Outlook::Final);
+        assert!(of(problem(Code::Internal, "internal")) == Outlook::Final);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_addresses_and_nothing_was_sent() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        let client = Client::new(vec![gone.to_string()], Duration::from_millis(200));
+        let failure = client.ask(v1::CordonRequest::default()).await.expect_err("nobody listens");
+        assert!(matches!(&failure, Failure::Unreachable { uncertain: None, .. }), "{failure:?}");
+        assert!(failure.to_string().contains(&gone.to_string()), "{failure}");
+    }
 }

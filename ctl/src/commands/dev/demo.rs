@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use proto::v1::{self, cluster_service_client::ClusterServiceClient};
-use proto::v1::{container_service_client::ContainerServiceClient, event_service_client::EventServiceClient};
+use proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::playground::{Playground, STORAGE, TEMPLATE, containers, nodes, status, wait_until};
@@ -180,15 +179,8 @@ async fn create(client: &Client) -> Result<()> {
             ..v1::ContainerSpec::default()
         }),
     };
-    let request =
-        v1::BatchCreateContainersRequest { items: manifest.container.into_iter().map(item).collect() };
-    let reply = client
-        .call(|channel| {
-            let request = request.clone();
-            async move { ContainerServiceClient::new(channel).batch_create(request).await }
-        })
-        .await
-        .context("create the containers")?;
+    let request = v1::BatchCreateContainersRequest { items: manifest.container.into_iter().map(item).collect() };
+    let reply = client.ask(request).await.context("create the containers")?;
     for result in reply.results {
         if let Some(problem) = result.problem {
             anyhow::bail!("create a container: {} {}", problem.message, problem.hint);
@@ -252,11 +244,7 @@ async fn leader_machine(playground: &Playground, client: &Client) -> Result<Stri
 }
 
 /// The machine whose active node runs most containers, among those that `fit`.
-async fn loaded_machine(
-    playground: &Playground,
-    client: &Client,
-    fits: impl Fn(&str) -> bool,
-) -> Result<String> {
+async fn loaded_machine(playground: &Playground, client: &Client, fits: impl Fn(&str) -> bool) -> Result<String> {
     let all = containers(client).await?;
     let load = |node: &str| all.iter().filter(|it| on_node(it) == Some(node)).count();
     let candidates = playground.nodes().filter(|(machine, node)| !node.standby && fits(machine));
@@ -277,12 +265,7 @@ async fn lead_from(playground: &Playground, client: &Client, machine: &str) -> R
             return Ok(true);
         }
         let request = v1::TransferLeaderRequest { request_id: client.request_id(), member: member.name.clone() };
-        client
-            .call(|channel| {
-                let request = request.clone();
-                async move { ClusterServiceClient::new(channel).transfer_leader(request).await }
-            })
-            .await?;
+        client.ask(request).await?;
         Ok(false)
     })
     .await
@@ -317,7 +300,12 @@ async fn lose(
     let limit = Duration::from_secs(30);
     let mut suspected = false;
     while failover_ms.len() < moved.len() {
-        ensure!(cut.elapsed() < limit, "{} containers are not back after {} s", moved.len() - failover_ms.len(), limit.as_secs());
+        ensure!(
+            cut.elapsed() < limit,
+            "{} containers are not back after {} s",
+            moved.len() - failover_ms.len(),
+            limit.as_secs()
+        );
         if !suspected && let Ok(now) = nodes(&client).await {
             let silent = now.iter().find(|it| it.name == node && it.health() == v1::NodeHealth::Suspect);
             if silent.is_some() {
@@ -379,22 +367,14 @@ async fn events_since(client: &Client, revision: u64) -> Result<Vec<v1::Event>> 
         page: Some(v1::PageRequest { size: 1_000, token: String::new() }),
         ..v1::ListEventsRequest::default()
     };
-    let call = |channel| {
-        let request = request.clone();
-        async move { EventServiceClient::new(channel).list(request).await }
-    };
-    Ok(client.call(call).await?.events)
+    Ok(client.ask(request).await?.events)
 }
 
 async fn places(client: &Client) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     for container in containers(client).await? {
         let request = v1::WhyRequest { container: container.id.clone(), stale: false };
-        let call = |channel| {
-            let request = request.clone();
-            async move { ContainerServiceClient::new(channel).why(request).await }
-        };
-        let why = client.call(call).await?;
+        let why = client.ask(request).await?;
         places.push(Place {
             container: container.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),
             node: on_node(&container).unwrap_or("-").to_owned(),

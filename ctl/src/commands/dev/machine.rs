@@ -115,7 +115,8 @@ pub fn first(spec_file: &Path, own_proc: bool) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&fs::read(spec_file)?)?;
     if own_proc {
         use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("make mounts private")?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .context("make mounts private")?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("proc", "/proc", "proc", flags, None).context("mount /proc")?;
     }
@@ -167,8 +168,7 @@ fn start(service: &Service) -> io::Result<Child> {
 }
 
 fn note(spec: &Spec, running: &BTreeMap<i32, usize>) -> Result<()> {
-    let names: BTreeMap<&str, i32> =
-        running.iter().map(|(pid, at)| (spec.services[*at].name.as_str(), *pid)).collect();
+    let names: BTreeMap<&str, i32> = running.iter().map(|(pid, at)| (spec.services[*at].name.as_str(), *pid)).collect();
     let partial = spec.running.with_extension("partial");
     fs::write(&partial, serde_json::to_vec(&names)?)?;
     fs::rename(&partial, &spec.running)?;

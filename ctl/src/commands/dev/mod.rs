@@ -293,19 +293,20 @@ impl Target {
 }
 
 fn show(playground: &Playground) -> Result<()> {
-    let rows = playground.machines.iter().map(|(name, machine)| {
-        let on = machine.root.is_some_and(machine::Root::is_alive);
-        let member = machine.member.as_ref();
-        let node = machine.node.as_ref();
-        vec![
-            name.clone(),
-            if on { "on".into() } else { "off".into() },
-            member.map_or("-".into(), |member| format!("{} ({})", member.name, member.api)),
-            node.map_or("-".into(), |node| {
-                if node.standby { format!("{} (standby)", node.name) } else { node.name.clone() }
-            }),
-        ]
-    });
+    let rows =
+        playground.machines.iter().map(|(name, machine)| {
+            let on = machine.root.is_some_and(machine::Root::is_alive);
+            let member = machine.member.as_ref();
+            let node = machine.node.as_ref();
+            vec![
+                name.clone(),
+                if on { "on".into() } else { "off".into() },
+                member.map_or("-".into(), |member| format!("{} ({})", member.name, member.api)),
+                node.map_or("-".into(), |node| {
+                    if node.standby { format!("{} (standby)", node.name) } else { node.name.clone() }
+                }),
+            ]
+        });
     println!("{}", table(&["machine", "power", "member", "node"], rows));
     println!("\nquoratectl --server {} …", playground.apis().join(","));
     Ok(())
@@ -314,5 +315,7 @@ fn show(playground: &Playground) -> Result<()> {
 fn cut(at: &At, machine: &str, verb: &str) -> Result<()> {
     let playground = Playground::load(&at.dir)?;
     let machine = playground.machine_named(machine)?;
-    bail!("cannot {verb} {machine}: the machines of this playground share the loopback network; `dev pause` freezes one")
+    bail!(
+        "cannot {verb} {machine}: the machines of this playground share the loopback network; `dev pause` freezes one"
+    )
 }

@@ -5,18 +5,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use proto::v1::{self, cluster_service_client::ClusterServiceClient, node_service_client::NodeServiceClient};
-use proto::v1::{storage_service_client::StorageServiceClient, template_service_client::TemplateServiceClient};
+use proto::v1;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::machine::{self, Root, Service, Spec};
+pub use crate::args::Profile;
 use crate::client::Client;
+use crate::identity;
 use crate::output::{Progress, TimedOut};
 
 /// What a playground's containers run from.
@@ -51,33 +51,6 @@ pub struct Member {
 pub struct Node {
     pub name: String,
     pub standby: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    Fast,
-    #[default]
-    Default,
-    Relaxed,
-}
-
-impl Profile {
-    pub fn name(self) -> &'static str {
-        match self {
-            Profile::Fast => "fast",
-            Profile::Default => "default",
-            Profile::Relaxed => "relaxed",
-        }
-    }
-
-    fn message(self) -> v1::LeaseProfile {
-        match self {
-            Profile::Fast => v1::LeaseProfile::Fast,
-            Profile::Default => v1::LeaseProfile::Default,
-            Profile::Relaxed => v1::LeaseProfile::Relaxed,
-        }
-    }
 }
 
 /// The programs a playground is made of, beside this one.
@@ -156,7 +129,9 @@ impl Playground {
         };
         let found = self.machines.iter().find(|(own, machine)| own.as_str() == name || is(machine));
         let known: Vec<&str> = self.machines.keys().map(String::as_str).collect();
-        found.map(|(name, _)| name.clone()).with_context(|| format!("no machine {name}; there are {}", known.join(", ")))
+        found
+            .map(|(name, _)| name.clone())
+            .with_context(|| format!("no machine {name}; there are {}", known.join(", ")))
     }
 
     pub fn shared(&self) -> PathBuf {
@@ -278,12 +253,10 @@ impl Playground {
             name: "playground".into(),
             lease_profile: self.profile.message() as i32,
         };
-        client.call(|channel| {
-            let request = request.clone();
-            async move { ClusterServiceClient::new(channel).init(request).await }
-        })
-        .await
-        .with_context(|| format!("make a cluster of {} ({})", first.name, self.log_of(&first.name)))?;
+        client
+            .ask(request)
+            .await
+            .with_context(|| format!("make a cluster of {} ({})", first.name, self.log_of(&first.name)))?;
         Ok(())
     }
 
@@ -295,20 +268,11 @@ impl Playground {
             address: Some(v1::MemberAddress { api: member.api.clone(), peer: member.peer.clone() }),
             learner: false,
         };
-        let reply = client
-            .call(|channel| {
-                let request = request.clone();
-                async move { ClusterServiceClient::new(channel).add_member(request).await }
-            })
-            .await
-            .with_context(|| format!("admit {}", member.name))?;
+        let reply = client.ask(request).await.with_context(|| format!("admit {}", member.name))?;
         let newcomer = Client::new(vec![member.api.clone()], Duration::from_secs(10));
         let request = v1::EnrolRequest { request_id: newcomer.request_id(), admission: reply.admission };
         newcomer
-            .call(|channel| {
-                let request = request.clone();
-                async move { ClusterServiceClient::new(channel).enrol(request).await }
-            })
+            .ask(request)
             .await
             .with_context(|| format!("enrol {} ({})", member.name, self.log_of(&member.name)))?;
         let voter = |status: &v1::StatusReply| {
@@ -330,29 +294,17 @@ impl Playground {
             registered_revision: 0,
         };
         let request = v1::RegisterStorageRequest { request_id: client.request_id(), storage: Some(storage) };
-        client
-            .call(|channel| {
-                let request = request.clone();
-                async move { StorageServiceClient::new(channel).register(request).await }
-            })
-            .await
-            .context("register the storage")?;
+        client.ask(request).await.context("register the storage")?;
         let template = v1::Template {
             name: TEMPLATE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             digest: String::new(),
             kind: v1::TemplateKind::Os as i32,
-            path: super::rootfs::lay_out(&self.shared().join("templates").join(TEMPLATE))?.display().to_string(),
+            path: super::rootfs::lay_out(&self.shared(), &format!("templates/{TEMPLATE}"))?,
             registered_revision: 0,
         };
         let request = v1::RegisterTemplateRequest { request_id: client.request_id(), template: Some(template) };
-        client
-            .call(|channel| {
-                let request = request.clone();
-                async move { TemplateServiceClient::new(channel).register(request).await }
-            })
-            .await
-            .context("register the template")?;
+        client.ask(request).await.context("register the template")?;
         Ok(())
     }
 
@@ -368,14 +320,8 @@ impl Playground {
                 labels: Default::default(),
                 failure_domain: machine.to_owned(),
             };
-            let reply = client
-                .call(|channel| {
-                    let request = request.clone();
-                    async move { NodeServiceClient::new(channel).join(request).await }
-                })
-                .await
-                .with_context(|| format!("join {}", node.name))?;
-            write_identity(&self.dir.join(machine).join("agent/identity.json"), &node.name, &reply)?;
+            let reply = client.ask(request).await.with_context(|| format!("join {}", node.name))?;
+            identity::write(&self.dir.join(machine).join("agent/identity.json"), &node.name, &reply)?;
         }
         Ok(())
     }
@@ -405,38 +351,16 @@ impl Playground {
     }
 }
 
-/// The file an agent opens its streams with; nobody else may read it.
-pub fn write_identity(path: &Path, name: &str, reply: &v1::JoinReply) -> Result<()> {
-    let node: u64 = reply.node.trim_start_matches('n').parse().context("the node's id is no number")?;
-    let identity = serde_json::json!({
-        "cluster": reply.cluster_id,
-        "generation": reply.generation,
-        "node": node,
-        "name": name,
-        "secret": reply.secret,
-        "members": reply.members,
-    });
-    let partial = path.with_extension("partial");
-    fs::write(&partial, serde_json::to_vec_pretty(&identity)?).with_context(|| format!("write {}", path.display()))?;
-    fs::set_permissions(&partial, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&partial, path).with_context(|| format!("write {}", path.display()))
-}
-
 pub async fn status(client: &Client) -> Result<v1::StatusReply> {
-    let call = |channel| async move { ClusterServiceClient::new(channel).status(v1::StatusRequest {}).await };
-    Ok(client.call(call).await?)
+    Ok(client.ask(v1::StatusRequest {}).await?)
 }
 
 pub async fn nodes(client: &Client) -> Result<Vec<v1::Node>> {
-    let call = |channel| async move { NodeServiceClient::new(channel).list(v1::ListNodesRequest::default()).await };
-    Ok(client.call(call).await?.nodes)
+    Ok(client.ask_all(v1::ListNodesRequest::default()).await?.nodes)
 }
 
 pub async fn containers(client: &Client) -> Result<Vec<v1::Container>> {
-    use v1::container_service_client::ContainerServiceClient;
-    let call =
-        |channel| async move { ContainerServiceClient::new(channel).list(v1::ListContainersRequest::default()).await };
-    Ok(client.call(call).await?.containers)
+    Ok(client.ask_all(v1::ListContainersRequest::default()).await?.containers)
 }
 
 /// Asks until the answer is yes. A failed question is asked again; the last one's error is told.
