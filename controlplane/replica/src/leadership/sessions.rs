@@ -10,8 +10,8 @@ use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wan
 use cluster::apply::Done;
 use cluster::command::{Command, Registration, Report, Reported};
 use cluster::{
-    Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, Moment, NodeId, Order, Outcome, Rejected,
-    Revision, Span, State,
+    Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, LeaseTerms, Moment, NodeId, Order, Outcome,
+    Rejected, Revision, Span, State,
 };
 
 use super::{Desk, Leadership, Pending};
@@ -35,7 +35,9 @@ struct Session {
     in_flight: Option<(Revision, Moment)>,
     /// The newest revision the agent acted on.
     held: Revision,
+    /// What the last set said.
     items: Vec<DesiredItem>,
+    terms: Option<LeaseTerms>,
     specs: BTreeSet<SpecDigest>,
 }
 
@@ -88,6 +90,7 @@ impl Sessions {
             in_flight: None,
             held: Revision(0),
             items: Vec::new(),
+            terms: None,
             specs: BTreeSet::new(),
         };
         self.open.insert(link, session);
@@ -149,7 +152,8 @@ impl Session {
             }
         }
         let (items, wanted) = desired(desk.state, self.node, incarnation);
-        if items == self.items && self.held > Revision(0) {
+        let terms = desk.state.settings().terms;
+        if items == self.items && self.terms == Some(terms) && self.held > Revision(0) {
             return;
         }
         let specs: Vec<_> = wanted.into_iter().filter(|(digest, _)| self.specs.insert(*digest)).collect();
@@ -157,11 +161,12 @@ impl Session {
             generation: desk.state.generation(),
             incarnation,
             revision: desk.state.revision(),
-            terms: desk.state.settings().terms,
+            terms,
             items: items.clone(),
             specs,
         };
         self.items = items;
+        self.terms = Some(terms);
         self.in_flight = Some((set.revision, desk.now));
         desk.effects.push(Effect::ToAgent { link, message: ToAgent::Desired(Arc::new(set)) });
     }
@@ -363,6 +368,7 @@ impl Session {
             in_flight: None,
             held: Revision(0),
             items: Vec::new(),
+            terms: None,
             specs: BTreeSet::new(),
         }
     }
