@@ -130,7 +130,8 @@ impl Admission {
             return Err(Problem::invalid("admission.member", "is required"));
         }
         Ok(Admission {
-            cluster: cluster(&cluster_id).ok_or_else(|| Problem::invalid("admission.cluster_id", "is no cluster id"))?,
+            cluster: cluster(&cluster_id)
+                .ok_or_else(|| Problem::invalid("admission.cluster_id", "is no cluster id"))?,
             cluster_name,
             generation: Generation(generation),
             member: MemberId(member),

@@ -17,14 +17,14 @@ pub const PEER_PORT: u16 = 7441;
 /// Checked; what is not given has its default.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The data folder; made if it is missing.
-    pub data: PathBuf,
+    /// Made if it is missing.
+    pub data_dir: PathBuf,
     /// Name of this member where it begins a cluster of its own.
     pub name: Name,
     /// Public API: gRPC and REST.
-    pub api: SocketAddr,
+    pub listen: SocketAddr,
     /// Members and agents.
-    pub peer: SocketAddr,
+    pub peer_listen: SocketAddr,
     /// How others reach the two, as `host:port`; what is bound if not given.
     pub advertise_api: Option<String>,
     pub advertise_peer: Option<String>,
@@ -67,10 +67,10 @@ pub enum ConfigError {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
-    pub data: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
     pub name: Option<String>,
-    pub api: Option<String>,
-    pub peer: Option<String>,
+    pub listen: Option<String>,
+    pub peer_listen: Option<String>,
     pub advertise_api: Option<String>,
     pub advertise_peer: Option<String>,
     pub store: Option<Backend>,
@@ -115,10 +115,10 @@ impl Layer {
     /// `self` where it says something, else `beneath`.
     pub fn over(self, beneath: Layer) -> Layer {
         Layer {
-            data: self.data.or(beneath.data),
+            data_dir: self.data_dir.or(beneath.data_dir),
             name: self.name.or(beneath.name),
-            api: self.api.or(beneath.api),
-            peer: self.peer.or(beneath.peer),
+            listen: self.listen.or(beneath.listen),
+            peer_listen: self.peer_listen.or(beneath.peer_listen),
             advertise_api: self.advertise_api.or(beneath.advertise_api),
             advertise_peer: self.advertise_peer.or(beneath.advertise_peer),
             store: self.store.or(beneath.store),
@@ -159,13 +159,14 @@ impl Layer {
             return Err(ConfigError::Value { key: "snapshot_every", problem: "must be at least 1".into() });
         }
         Ok(Config {
-            data: self.data.ok_or_else(|| ConfigError::Value {
-                key: "data",
-                problem: "is required: give --data, QUORATE_DATA or `data` in the configuration file".into(),
+            data_dir: self.data_dir.ok_or_else(|| ConfigError::Value {
+                key: "data_dir",
+                problem: "is required: give --data-dir, QUORATE_DATA_DIR or `data_dir` in the configuration file"
+                    .into(),
             })?,
             name,
-            api: listen("api", self.api, API_PORT)?,
-            peer: listen("peer", self.peer, PEER_PORT)?,
+            listen: listen("listen", self.listen, API_PORT)?,
+            peer_listen: listen("peer_listen", self.peer_listen, PEER_PORT)?,
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
             store: self.store.unwrap_or_default(),
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn a_typo_is_named_with_the_right_key() {
         assert_eq!(
-            parse("data = \"/d\"\nadvertize_api = \"a:1\"\n"),
+            parse("data_dir = \"/d\"\nadvertize_api = \"a:1\"\n"),
             Err("quorate.toml: there is no key `advertize_api`; did you mean `advertise_api`?".into())
         );
         assert_eq!(
@@ -233,26 +234,26 @@ mod tests {
             Err("quorate.toml: there is no key `streems`; did you mean `streams`?".into())
         );
         assert_eq!(parse("zzzzzzzzzz = 1\n"), Err("quorate.toml: there is no key `zzzzzzzzzz`".into()));
-        assert!(parse("data = 3\n").expect_err("a number is no path").contains("data = 3"));
+        assert!(parse("data_dir = 3\n").expect_err("a number is no path").contains("data_dir = 3"));
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let file = parse("data = \"/d\"\nname = \"one\"\n[[fence]]\nname = \"ipmi\"\ncommand = [\"ipmi-off\"]\n");
+        let file = parse("data_dir = \"/d\"\nname = \"one\"\n[[fence]]\nname = \"ipmi\"\ncommand = [\"ipmi-off\"]\n");
         let line = Layer { name: Some("two".into()), ..Layer::default() };
         let config = line.over(file.expect("parses")).checked().expect("is right");
-        assert_eq!((config.name.as_str(), config.data.to_str()), ("two", Some("/d")));
-        assert_eq!((config.api.port(), config.peer.port(), config.fence.len()), (API_PORT, PEER_PORT, 1));
+        assert_eq!((config.name.as_str(), config.data_dir.to_str()), ("two", Some("/d")));
+        assert_eq!((config.listen.port(), config.peer_listen.port(), config.fence.len()), (API_PORT, PEER_PORT, 1));
     }
 
     #[test]
     fn other_addresses_than_loopback_want_a_word() {
-        let open = Layer { data: Some("/d".into()), api: Some("0.0.0.0:7440".into()), ..Layer::default() };
+        let open = Layer { data_dir: Some("/d".into()), listen: Some("0.0.0.0:7440".into()), ..Layer::default() };
         let error = open.clone().checked().expect_err("not loopback").to_string();
         assert!(error.contains("0.0.0.0:7440") && error.contains("--insecure"), "{error}");
         assert!(Layer { insecure: Some(true), ..open }.checked().is_ok());
         for bad in ["localhost", "127.0.0.1:99999", ""] {
-            let layer = Layer { data: Some("/d".into()), peer: Some(bad.into()), ..Layer::default() };
+            let layer = Layer { data_dir: Some("/d".into()), peer_listen: Some(bad.into()), ..Layer::default() };
             assert!(layer.checked().is_err(), "{bad:?} was taken");
         }
     }

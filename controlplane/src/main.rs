@@ -26,8 +26,8 @@ enum Command {
     /// Put the damaged store of a quarantined member aside, while no member runs there.
     Retire {
         /// Data folder.
-        #[arg(long, env = "QUORATE_DATA")]
-        data: PathBuf,
+        #[arg(long, env = "QUORATE_DATA_DIR")]
+        data_dir: PathBuf,
     },
 }
 
@@ -37,17 +37,17 @@ struct Run {
     #[arg(long, env = "QUORATE_CONFIG")]
     config: Option<PathBuf>,
     /// Data folder; made if it is missing.
-    #[arg(long, env = "QUORATE_DATA")]
-    data: Option<PathBuf>,
+    #[arg(long, env = "QUORATE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
     /// Name of this member where it begins a cluster.
     #[arg(long, env = "QUORATE_NAME")]
     name: Option<String>,
     /// Public API, gRPC and REST [default: 127.0.0.1:7440]
-    #[arg(long, env = "QUORATE_API", value_name = "HOST:PORT")]
-    api: Option<String>,
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
     /// Members and agents [default: 127.0.0.1:7441]
-    #[arg(long, env = "QUORATE_PEER", value_name = "HOST:PORT")]
-    peer: Option<String>,
+    #[arg(long, env = "QUORATE_PEER_LISTEN", value_name = "HOST:PORT")]
+    peer_listen: Option<String>,
     /// How clients reach the public API, if not as bound.
     #[arg(long, env = "QUORATE_ADVERTISE_API", value_name = "HOST:PORT")]
     advertise_api: Option<String>,
@@ -83,10 +83,10 @@ struct Run {
 impl Run {
     fn layer(self) -> Layer {
         Layer {
-            data: self.data,
+            data_dir: self.data_dir,
             name: self.name,
-            api: self.api,
-            peer: self.peer,
+            listen: self.listen,
+            peer_listen: self.peer_listen,
             advertise_api: self.advertise_api,
             advertise_peer: self.advertise_peer,
             store: self.store,
@@ -106,7 +106,7 @@ impl Run {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(run) => configured(*run).and_then(serve),
-        Command::Retire { data } => retire(&data),
+        Command::Retire { data_dir } => retire(&data_dir),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,8 +156,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-fn retire(data: &std::path::Path) -> anyhow::Result<()> {
-    let retired = controlplane::store::retire(data)?;
+fn retire(data_dir: &std::path::Path) -> anyhow::Result<()> {
+    let retired = controlplane::store::retire(data_dir)?;
     println!("{}", retired.display());
     Ok(())
 }

@@ -7,9 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::{
-    Bootstrap, ClusterId, Generation, Member, MemberId, Moment, Profile, Revision, Settings, State,
-};
+use cluster::{Bootstrap, ClusterId, Generation, Member, MemberId, Moment, Profile, Revision, Settings, State};
 use proto::v1::cluster_service_client::ClusterServiceClient;
 use proto::{Problem, v1};
 use record::{Group, HardState, Identity, Loaded, LogPoint, RaftDisk, SnapshotMeta, StoreError};
@@ -57,7 +55,9 @@ pub enum ServerError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Admission(#[from] AdmissionError),
-    #[error("the data folder holds a store but not whose it is: its making was interrupted; begin with an empty folder")]
+    #[error(
+        "the data folder holds a store but not whose it is: its making was interrupted; begin with an empty folder"
+    )]
     Unfinished,
     #[error("the snapshot in the data folder cannot be read: {0}")]
     Snapshot(String),
@@ -110,11 +110,11 @@ impl Server {
     /// Binds, opens the data folder and starts what it finds there. Streams of agents and members run on `streams`, so
     /// that a flood of client calls delays no heartbeat.
     pub async fn start(config: Config, streams: tokio::runtime::Handle) -> Result<Server, ServerError> {
-        let api_listener = bind("api", config.api)?;
-        let peer_listener = bind("peer", config.peer)?;
-        let [api, peer] = [(&api_listener, config.api), (&peer_listener, config.peer)]
+        let api_listener = bind("listen", config.listen)?;
+        let peer_listener = bind("peer_listen", config.peer_listen)?;
+        let [api, peer] = [(&api_listener, config.listen), (&peer_listener, config.peer_listen)]
             .map(|(listener, asked)| listener.local_addr().unwrap_or(asked));
-        let data = config.data.clone();
+        let data = config.data_dir.clone();
         let folder = Arc::new(blocking(move || Folder::lock(&data)).await?);
         let started = clock::lease_clock();
 
@@ -124,7 +124,8 @@ impl Server {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let front = Front::new(door.clone(), config.limits.clone(), describing(health_service));
-        let incoming = incoming(api_listener).map_err(|source| ServerError::Listen { key: "api", address: api, source })?;
+        let incoming =
+            incoming(api_listener).map_err(|source| ServerError::Listen { key: "listen", address: api, source })?;
         let public = tokio::spawn(async move {
             let served = http(None).accept_http1(true).serve_with_incoming(front, incoming).await;
             said_end("api", served);
@@ -141,11 +142,22 @@ impl Server {
             said_end("peer", served);
         });
         let bound = is_bound.await.unwrap_or(Ok(()));
-        bound.map_err(|source| ServerError::Listen { key: "peer", address: peer, source })?;
+        bound.map_err(|source| ServerError::Listen { key: "peer_listen", address: peer, source })?;
 
-        let mut server =
-            Server { config, folder, started, standing, orders, running: None, streams, health, ports: [public, private], api, peer };
-        info!(%api, %peer, data = %server.config.data.display(), "listening");
+        let mut server = Server {
+            config,
+            folder,
+            started,
+            standing,
+            orders,
+            running: None,
+            streams,
+            health,
+            ports: [public, private],
+            api,
+            peer,
+        };
+        info!(%api, %peer, data = %server.config.data_dir.display(), "listening");
         server.open().await?;
         Ok(server)
     }
@@ -190,7 +202,7 @@ impl Server {
     }
 
     async fn open(&mut self) -> Result<(), ServerError> {
-        let admission = Admission::read(&self.config.data)?;
+        let admission = Admission::read(&self.config.data_dir)?;
         let cluster = admission.as_ref().map(|admission| admission.cluster.0.to_be_bytes());
         let (folder, backend) = (Arc::clone(&self.folder), self.config.store);
         let outcome = blocking(move || folder.open(backend, cluster)).await?;
@@ -225,7 +237,9 @@ impl Server {
 
     async fn obey(&mut self, order: Order) -> Result<(), ServerError> {
         let busy = |standing: &Standing| match standing {
-            Standing::Member(_) => Problem::new(Code::FailedPrecondition, "has-cluster", "this member has a cluster already"),
+            Standing::Member(_) => {
+                Problem::new(Code::FailedPrecondition, "has-cluster", "this member has a cluster already")
+            }
             other => other.problem(),
         };
         let standing = self.standing.borrow().clone();
@@ -286,7 +300,7 @@ impl Server {
         let settings = Settings { terms: profile.terms(), ..Settings::default() };
         let state = State::bootstrap(Bootstrap { cluster, settings, members: vec![me] });
         let (folder, backend, data, papers) =
-            (Arc::clone(&self.folder), self.config.store, self.config.data.clone(), admission.clone());
+            (Arc::clone(&self.folder), self.config.store, self.config.data_dir.clone(), admission.clone());
         let revision = state.revision();
         let opened = blocking(move || {
             let identity = identity(&papers);
@@ -312,7 +326,7 @@ impl Server {
 
     /// Papers first: with them an interrupted start goes on.
     async fn enrol(&mut self, admission: Admission) -> Result<(), ServerError> {
-        let (data, papers) = (self.config.data.clone(), admission.clone());
+        let (data, papers) = (self.config.data_dir.clone(), admission.clone());
         blocking(move || papers.write(&data)).await?;
         self.join(admission).await
     }
@@ -378,7 +392,7 @@ impl Server {
         });
         let tasks = vec![
             self.streams.spawn(steward::run(Arc::clone(&seated))),
-            tokio::spawn(keep_papers(Arc::clone(&seated), self.config.data.clone())),
+            tokio::spawn(keep_papers(Arc::clone(&seated), self.config.data_dir.clone())),
         ];
         self.running = Some(Running { runtime, tasks });
         self.stand(Standing::Member(seated)).await;
@@ -415,7 +429,8 @@ impl Server {
 
     async fn quarantined(&mut self, quarantine: Quarantine) {
         let Quarantine { reason, identity } = quarantine;
-        let remedy = format!("`quoratectl member rejoin --member {}` brings it back under a new id", self.advertised_api());
+        let remedy =
+            format!("`quoratectl member rejoin --member {}` brings it back under a new id", self.advertised_api());
         error!(reason, remedy, "quarantined: this member lost data and takes no part");
         let burnt = Burnt {
             why: reason,
@@ -428,18 +443,21 @@ impl Server {
 
     /// The healthy members burn the old id and give a new one; the damaged store is put aside, and a newcomer starts.
     async fn rejoin(&mut self, burnt: &Burnt, via: &str) -> Result<v1::RejoinReply, Problem> {
-        let before = Admission::read(&self.config.data).map_err(|error| broken(&error.into()))?;
+        let before = Admission::read(&self.config.data_dir).map_err(|error| broken(&error.into()))?;
         let name = before.as_ref().map_or_else(|| self.config.name.clone(), |admission| admission.name.clone());
         let seeds = before.iter().flat_map(|admission| &admission.seeds);
         let others = seeds.filter(|seed| Some(MemberId(seed.member)) != burnt.member).map(|seed| seed.api.clone());
         let doors: Vec<String> = if via.is_empty() { others.collect() } else { vec![via.to_owned()] };
         if doors.is_empty() {
-            return Err(Problem::invalid("via", "is needed: this member remembers no other").hint("give the address of a healthy member"));
+            return Err(Problem::invalid("via", "is needed: this member remembers no other")
+                .hint("give the address of a healthy member"));
         }
         let address = v1::MemberAddress { api: self.advertised_api(), peer: self.advertised_peer() };
         let mut last = None;
         for door in doors {
-            match readmit(&door, name.as_str(), &address, before.as_ref().is_some_and(|admission| admission.learner)).await {
+            match readmit(&door, name.as_str(), &address, before.as_ref().is_some_and(|admission| admission.learner))
+                .await
+            {
                 Ok(message) => {
                     let admission = Admission::from_message(message)?;
                     if burnt.cluster.is_some_and(|cluster| cluster != admission.cluster) {
@@ -498,7 +516,8 @@ async fn readmit(door: &str, name: &str, address: &v1::MemberAddress, learner: b
         Problem::new(Code::Unavailable, "unreachable", format!("cannot reach {door}: {}", chain(&error)))
     };
     let endpoint = Endpoint::from_shared(format!("http://{door}")).map_err(unreachable)?;
-    let channel = endpoint.connect_timeout(Duration::from_secs(2)).timeout(REJOIN).connect().await.map_err(unreachable)?;
+    let channel =
+        endpoint.connect_timeout(Duration::from_secs(2)).timeout(REJOIN).connect().await.map_err(unreachable)?;
     let mut members = ClusterServiceClient::new(channel);
     let removal = v1::RemoveMemberRequest { request_id: fresh_request(), member: name.to_owned() };
     if let Err(refusal) = members.remove_member(removal).await
@@ -513,7 +532,10 @@ async fn readmit(door: &str, name: &str, address: &v1::MemberAddress, learner: b
         learner,
     };
     let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?;
-    reply.into_inner().admission.ok_or_else(|| Problem::new(Code::Internal, "internal", "the answer holds no admission"))
+    reply
+        .into_inner()
+        .admission
+        .ok_or_else(|| Problem::new(Code::Internal, "internal", "the answer holds no admission"))
 }
 
 fn fresh_request() -> String {

@@ -26,7 +26,9 @@ pub async fn run(seated: Arc<Seated>) {
         match seated.handle.change_membership(change).await {
             Ok(()) => info!(replica = %seated.handle.id, ?change, "membership changed"),
             // It is looked at again; what stands in the way is shown by `quorum`.
-            Err(ProposeError::Refused(why)) => debug!(replica = %seated.handle.id, ?change, why, "membership not changed"),
+            Err(ProposeError::Refused(why)) => {
+                debug!(replica = %seated.handle.id, ?change, why, "membership not changed")
+            }
             Err(error) => debug!(replica = %seated.handle.id, ?change, %error, "membership not changed"),
         }
     }

@@ -14,9 +14,7 @@ pub struct BadFilter {
 /// To be called once.
 pub fn start(filter: Option<&str>, format: LogFormat) -> Result<(), BadFilter> {
     let filter = match filter {
-        Some(filter) => {
-            EnvFilter::try_new(filter).map_err(|source| BadFilter { filter: filter.to_owned(), source })?
-        }
+        Some(filter) => EnvFilter::try_new(filter).map_err(|source| BadFilter { filter: filter.to_owned(), source })?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -123,7 +123,10 @@ impl Agents for AgentDoor {
 
     type SessionStream = Answers<wire::ToAgent>;
 
-    async fn session(&self, call: Request<Streaming<wire::FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        call: Request<Streaming<wire::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let seated = self.0.seated().map_err(status)?;
         let mut incoming = call.into_inner();
         let hello = match incoming.message().await?.and_then(|first| first.message) {
@@ -225,12 +228,15 @@ impl Beats {
         let Some(heartbeat_up::Message::Heartbeat(heartbeat)) = message.message else { return Err(not_a_heartbeat()) };
         let heartbeat = Heartbeat::try_from(heartbeat)?;
         if heartbeat.node != self.node {
-            let text = format!("a heartbeat for {} on the stream of {}", heartbeat.node, self.node);
-            return Err(Problem::new(Code::PermissionDenied, "other-node", text));
+            return Err(other_node("a heartbeat", heartbeat.node, self.node));
         }
         self.link.heartbeat(self.node, heartbeat);
         Ok(())
     }
+}
+
+fn other_node(what: &str, named: NodeId, speaks: NodeId) -> Problem {
+    Problem::new(Code::PermissionDenied, "other-node", format!("{what} for {named} on the stream of {speaks}"))
 }
 
 fn not_a_heartbeat() -> Problem {
@@ -273,6 +279,19 @@ struct Session {
 }
 
 impl Session {
+    fn take(&self, message: wire::FromAgent) -> Result<(), Problem> {
+        let said = ToLeader::try_from(message)?;
+        match &said {
+            ToLeader::Register(registration) if registration.node != self.node => {
+                Err(other_node("a registration", registration.node, self.node))
+            }
+            _ => {
+                self.link.said(said);
+                Ok(())
+            }
+        }
+    }
+
     fn last(&mut self, message: to_agent::Message) -> Poll<Option<Result<wire::ToAgent, Status>>> {
         self.over = true;
         Poll::Ready(Some(Ok(wire::ToAgent { message: Some(message) })))
@@ -291,12 +310,8 @@ impl Stream for Session {
         }
         while let Poll::Ready(message) = Pin::new(&mut self.incoming).poll_next(cx) {
             let Some(Ok(message)) = message else { return Poll::Ready(None) };
-            match ToLeader::try_from(message) {
-                Ok(said) => self.link.said(said),
-                Err(error) => {
-                    let problem = Problem::from(error);
-                    return self.last(to_agent::Message::Refused(refused(&problem)));
-                }
+            if let Err(problem) = self.take(message) {
+                return self.last(to_agent::Message::Refused(refused(&problem)));
             }
         }
         if let Poll::Ready(Some(())) = self.asks.poll_recv(cx) {

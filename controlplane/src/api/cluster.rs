@@ -43,10 +43,15 @@ impl ClusterService for ClusterDoor {
         call: Request<v1::GetSettingsRequest>,
     ) -> Result<Response<v1::GetSettingsReply>, Status> {
         self.0
-            .look(call, path!("GetSettings"), |asked| asked.stale, |_, state, _| {
-                let settings = Some(view::settings(state.settings()));
-                Ok(v1::GetSettingsReply { settings, revision: state.revision().0 })
-            })
+            .look(
+                call,
+                path!("GetSettings"),
+                |asked| asked.stale,
+                |_, state, _| {
+                    let settings = Some(view::settings(state.settings()));
+                    Ok(v1::GetSettingsReply { settings, revision: state.revision().0 })
+                },
+            )
             .await
     }
 
@@ -57,15 +62,16 @@ impl ClusterService for ClusterDoor {
         let manners = Manners::of(call.metadata());
         let asked = call.into_inner();
         let id = id_of(&asked).map_err(status)?;
-        self.0.led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
-            let applied = super::door::change(&seated.handle, id, asked).await?;
-            applied.outcome.map_err(|refusal| error::rejected(&refusal))?;
-            let view = seated.handle.view();
-            let state = view.state.as_ref().ok_or(Failure::Moved)?;
-            let settings = Some(view::settings(state.settings()));
-            Ok(v1::UpdateSettingsReply { settings, revision: applied.revision.0 })
-        })
-        .await
+        self.0
+            .led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
+                let applied = super::door::change(&seated.handle, id, asked).await?;
+                applied.outcome.map_err(|refusal| error::rejected(&refusal))?;
+                let view = seated.handle.view();
+                let state = view.state.as_ref().ok_or(Failure::Moved)?;
+                let settings = Some(view::settings(state.settings()));
+                Ok(v1::UpdateSettingsReply { settings, revision: applied.revision.0 })
+            })
+            .await
     }
 
     async fn init(&self, call: Request<v1::InitRequest>) -> Result<Response<v1::InitReply>, Status> {
@@ -80,14 +86,16 @@ impl ClusterService for ClusterDoor {
     async fn add_member(&self, call: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberReply>, Status> {
         let manners = Manners::of(call.metadata());
         let repeatable = !call.get_ref().request_id.is_empty();
-        self.0.led(manners, path!("AddMember"), repeatable, call.into_inner(), |seated, asked| async move {
-            admit(&seated, asked).await
-        })
-        .await
+        self.0
+            .led(manners, path!("AddMember"), repeatable, call.into_inner(), |seated, asked| async move {
+                admit(&seated, asked).await
+            })
+            .await
     }
 
     async fn enrol(&self, call: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolReply>, Status> {
-        let admission = call.into_inner().admission.ok_or_else(|| status(Problem::invalid("admission", "is required")))?;
+        let admission =
+            call.into_inner().admission.ok_or_else(|| status(Problem::invalid("admission", "is required")))?;
         let admission = Box::new(Admission::from_message(admission).map_err(status)?);
         let member = self.0.order(|reply| Order::Enrol { admission, reply }).await.map_err(status)?;
         Ok(Response::new(v1::EnrolReply { member: member.0 }))
@@ -115,10 +123,11 @@ impl ClusterService for ClusterDoor {
         call: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderReply>, Status> {
         let manners = Manners::of(call.metadata());
-        self.0.led(manners, path!("TransferLeader"), false, call.into_inner(), |seated, asked| async move {
-            transfer(&seated, asked).await
-        })
-        .await
+        self.0
+            .led(manners, path!("TransferLeader"), false, call.into_inner(), |seated, asked| async move {
+                transfer(&seated, asked).await
+            })
+            .await
     }
 
     /// Asked of the leader, which alone has streams with everybody; without one this member says what it sees itself.
@@ -129,12 +138,14 @@ impl ClusterService for ClusterDoor {
         if !view.leads && leader(&view).is_some() {
             let manners = Manners::of(call.metadata());
             let asked = call.into_inner();
-            return self.0.led(manners, path!("Quorum"), true, asked, |seated, _| async move {
-                let view = seated.handle.view();
-                let state = view.state.as_ref().ok_or(Failure::Moved)?;
-                Ok(quorum(&seated, state))
-            })
-            .await;
+            return self
+                .0
+                .led(manners, path!("Quorum"), true, asked, |seated, _| async move {
+                    let view = seated.handle.view();
+                    let state = view.state.as_ref().ok_or(Failure::Moved)?;
+                    Ok(quorum(&seated, state))
+                })
+                .await;
         }
         Ok(Response::new(quorum(&seated, state)))
     }
@@ -153,7 +164,9 @@ impl ClusterService for ClusterDoor {
 fn cluster_name(name: &str) -> Result<(), Problem> {
     match name {
         "" => Err(Problem::invalid("name", "is required")),
-        name if name.len() > 63 => Err(Problem::invalid("name", format!("has {} bytes; at most 63 are allowed", name.len()))),
+        name if name.len() > 63 => {
+            Err(Problem::invalid("name", format!("has {} bytes; at most 63 are allowed", name.len())))
+        }
         name if name.chars().any(char::is_control) => Err(Problem::invalid("name", "has control characters")),
         _ => Ok(()),
     }
@@ -182,9 +195,10 @@ fn shown(standing: &Standing) -> v1::StatusReply {
 fn seated_shown(seated: &Seated) -> v1::StatusReply {
     let (view, status) = (seated.handle.view(), seated.handle.status());
     let standing = match view.leader {
-        None => v1::MemberStanding::Leaderless,
-        Some(leader) if leader == seated.handle.id => v1::MemberStanding::Leader,
-        Some(_) => v1::MemberStanding::Follower,
+        _ if view.leads => v1::MemberStanding::Leader,
+        Some(leader) if leader != seated.handle.id => v1::MemberStanding::Follower,
+        // Elected, and not yet settled: it decides nothing before it has applied an entry of its own term.
+        Some(_) | None => v1::MemberStanding::Leaderless,
     };
     let mut reply = v1::StatusReply {
         cluster_id: seated.credentials.cluster.to_string(),
@@ -327,7 +341,8 @@ fn quorum(seated: &Seated, state: &State) -> v1::QuorumReply {
     let needed = membership.voters.len() / 2 + 1;
     let holds_without = |gone: MemberId| membership.majority(|id| id != gone && up.contains(&id));
     let loss = |member: &std::sync::Arc<Member>| {
-        let survived = !membership.votes(member.id) && membership.majority(|id| up.contains(&id)) || holds_without(member.id);
+        let survived =
+            !membership.votes(member.id) && membership.majority(|id| up.contains(&id)) || holds_without(member.id);
         let text = match (membership.votes(member.id), up.contains(&member.id), survived) {
             (false, _, _) => format!("{} does not vote: its loss changes nothing", member.name),
             (true, false, true) => format!("{} is lost already, and the cluster decides without it", member.name),
@@ -404,7 +419,7 @@ mod tests {
     fn cluster_names_are_for_people_and_for_one_line() {
         assert!(cluster_name("Zürich 1").is_ok());
         for bad in ["", "a\nb", &"x".repeat(64)] {
-            assert_eq!(cluster_name(bad).map_err(|problem| problem.field), Err(Some("name".to_owned())), "{bad:?}");
+            assert_eq!(cluster_name(bad).map_err(|problem| problem.field), Err(Some("name".into())), "{bad:?}");
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use cluster::apply::Done;
 use cluster::{ContainerId, Revision};
+use prost::Message;
 use proto::convert::request::{self, Mutation};
 use proto::convert::view;
 use proto::v1::container_service_client::ContainerServiceClient;
 use proto::v1::container_service_server::ContainerService;
 use proto::{Problem, v1};
-use prost::Message;
 use replica::{Answer, ProposeError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -62,18 +62,26 @@ impl ContainerService for Containers {
         batch(&self.0, call, path!("BatchCreate"), items, answer).await
     }
 
-    async fn list(&self, call: Request<v1::ListContainersRequest>) -> Result<Response<v1::ListContainersReply>, Status> {
+    async fn list(
+        &self,
+        call: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersReply>, Status> {
         self.0.look(call, path!("List"), |asked| asked.stale, list).await
     }
 
     async fn get(&self, call: Request<v1::GetContainerRequest>) -> Result<Response<v1::GetContainerReply>, Status> {
         self.0
-            .look(call, path!("Get"), |asked| asked.stale, |seated, state, asked| {
-                let container = request::container(state, "container", &asked.container)?;
-                let sight = sight(&seated.handle);
-                let container = view::container(state, container, |node| sight(node).suspect);
-                Ok(v1::GetContainerReply { container: Some(container), revision: state.revision().0 })
-            })
+            .look(
+                call,
+                path!("Get"),
+                |asked| asked.stale,
+                |seated, state, asked| {
+                    let container = request::container(state, "container", &asked.container)?;
+                    let sight = sight(&seated.handle);
+                    let container = view::container(state, container, |node| sight(node).suspect);
+                    Ok(v1::GetContainerReply { container: Some(container), revision: state.revision().0 })
+                },
+            )
             .await
     }
 
@@ -99,11 +107,16 @@ impl ContainerService for Containers {
 
     async fn why(&self, call: Request<v1::WhyRequest>) -> Result<Response<v1::WhyReply>, Status> {
         self.0
-            .look(call, path!("Why"), |asked| asked.stale, |seated, state, asked| {
-                let container = request::container(state, "container", &asked.container)?;
-                let sight = sight(&seated.handle);
-                Ok(view::why(state, container, |node| sight(node).suspect))
-            })
+            .look(
+                call,
+                path!("Why"),
+                |asked| asked.stale,
+                |seated, state, asked| {
+                    let container = request::container(state, "container", &asked.container)?;
+                    let sight = sight(&seated.handle);
+                    Ok(view::why(state, container, |node| sight(node).suspect))
+                },
+            )
             .await
     }
 
@@ -154,7 +167,11 @@ impl ContainerService for Containers {
     }
 }
 
-fn list(seated: &Seated, state: &cluster::State, asked: &v1::ListContainersRequest) -> Result<v1::ListContainersReply, Problem> {
+fn list(
+    seated: &Seated,
+    state: &cluster::State,
+    asked: &v1::ListContainersRequest,
+) -> Result<v1::ListContainersReply, Problem> {
     let wanted = asked.state();
     let page = Page::of(asked.page.as_ref(), &format!("containers {:?} {wanted:?}", asked.node))?;
     let node = match asked.node.as_str() {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use cluster::apply::Done;
 use cluster::{Applied, Command, Member, NodeId, RequestId, Revision, State};
 use prost::Message;
+use proto::Problem;
 use proto::convert::request::{Mutation, request_id};
 use proto::convert::view::Sight;
-use proto::Problem;
 use replica::ProposeError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -254,8 +254,8 @@ impl Door {
         Q: Message + Default + 'static,
         R: Message + Default + Send + 'static,
     {
-        let mut client = tonic::client::Grpc::new(self.channel(&leader.api_address)?)
-            .max_decoding_message_size(ANSWER_BYTES);
+        let mut client =
+            tonic::client::Grpc::new(self.channel(&leader.api_address)?).max_decoding_message_size(ANSWER_BYTES);
         client.ready().await.map_err(|_| Failure::Moved)?;
         let mut call = Request::new(request);
         mark(&mut call, manners);
@@ -296,7 +296,9 @@ pub fn mark<Q>(call: &mut Request<Q>, manners: &Manners) {
 fn from_leader(refusal: Status) -> Failure {
     let problem = Problem::from(&refusal);
     match (refusal.code(), &*problem.reason) {
-        (Code::Unavailable, error::NOT_LEADER | "no-quorum" | "no-state" | "no-cluster" | "quarantined") => Failure::Moved,
+        (Code::Unavailable, error::NOT_LEADER | "no-quorum" | "no-state" | "no-cluster" | "quarantined") => {
+            Failure::Moved
+        }
         (Code::Unavailable | Code::Cancelled | Code::Unknown, _) => Failure::Unknown,
         _ => Failure::Final(problem),
     }
@@ -317,7 +319,11 @@ pub fn id_of(request: &impl Mutation) -> Result<Option<RequestId>, Problem> {
 }
 
 /// Looks the names up, proposes, waits. On the leader only.
-pub async fn change<Q: Mutation + Clone>(handle: &Handle, id: Option<RequestId>, request: Q) -> Result<Applied, Failure> {
+pub async fn change<Q: Mutation + Clone>(
+    handle: &Handle,
+    id: Option<RequestId>,
+    request: Q,
+) -> Result<Applied, Failure> {
     let view = handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;
     let command = match request.clone().command(state) {
@@ -359,10 +365,10 @@ fn recall(state: &State, id: RequestId) -> Option<Applied> {
 pub fn sight(handle: &Handle) -> impl Fn(NodeId) -> Sight + use<> {
     let status = handle.status();
     move |node| {
-        status.nodes.get(&node).map_or_else(Sight::default, |view| Sight {
-            suspect: view.suspect,
-            silent: view.majority_age,
-        })
+        status
+            .nodes
+            .get(&node)
+            .map_or_else(Sight::default, |view| Sight { suspect: view.suspect, silent: view.majority_age })
     }
 }
 

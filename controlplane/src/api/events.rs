@@ -63,7 +63,8 @@ fn list(seated: &Seated, state: &State, asked: &v1::ListEventsRequest) -> Result
     let oldest = events.oldest();
     // The key of an event is its revision and its place among those of that revision.
     let after = page.after.as_deref().map(key).transpose()?;
-    let mut next = after.map_or(if asked.from_revision == 0 { oldest } else { Revision(asked.from_revision) }, |(at, _)| at);
+    let mut next =
+        after.map_or(if asked.from_revision == 0 { oldest } else { Revision(asked.from_revision) }, |(at, _)| at);
     let mut found: Vec<v1::Event> = Vec::new();
     while found.len() <= page.size {
         let part = events.from(next, PART).map_err(compacted)?;

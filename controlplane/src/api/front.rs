@@ -142,6 +142,10 @@ impl http_body::Body for Whole {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
         Poll::Ready(self.0.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
     }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
 }
 
 fn is_grpc(request: &Request<Body>) -> bool {

@@ -189,7 +189,7 @@ mod tests {
     fn streams_beyond_the_places_are_refused_until_one_ends() {
         let streams = Streams::new(1);
         let first = streams.enter().expect("a place");
-        assert_eq!(streams.enter().map_err(|problem| problem.reason).err(), Some("overloaded".to_owned()));
+        assert_eq!(streams.enter().map_err(|problem| problem.reason).err(), Some("overloaded".into()));
         drop(first);
         assert!(streams.enter().is_ok());
     }

@@ -29,40 +29,51 @@ impl NodeService for Nodes {
     async fn join(&self, call: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
         let manners = Manners::of(call.metadata());
         let repeatable = !call.get_ref().request_id.is_empty();
-        self.0.led(manners, path!("Join"), repeatable, call.into_inner(), |seated, asked| async move {
-            join(&seated, asked).await
-        })
-        .await
+        self.0
+            .led(manners, path!("Join"), repeatable, call.into_inner(), |seated, asked| async move {
+                join(&seated, asked).await
+            })
+            .await
     }
 
     async fn list(&self, call: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesReply>, Status> {
         self.0
-            .look(call, path!("List"), |asked| asked.stale, |seated, state, asked| {
-                let (role, health) = (asked.role(), asked.health());
-                let page = Page::of(asked.page.as_ref(), &format!("nodes {role:?} {health:?}"))?;
-                let sight = sight(&seated.handle);
-                let mut found: Vec<_> = state.nodes().collect();
-                found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-                let shown = found
-                    .into_iter()
-                    .filter(|node| page.after.as_deref().is_none_or(|after| node.name.as_str() > after))
-                    .map(|node| view::node(state, node, sight(node.id)))
-                    .filter(|node| role == v1::NodeRole::Unspecified || node.role() == role)
-                    .filter(|node| health == v1::NodeHealth::Unspecified || node.health() == health);
-                let mut nodes: Vec<v1::Node> = shown.take(page.size + 1).collect();
-                let page = page.cut(&mut nodes, |node| node.name.clone());
-                Ok(v1::ListNodesReply { nodes, page: Some(page), revision: state.revision().0 })
-            })
+            .look(
+                call,
+                path!("List"),
+                |asked| asked.stale,
+                |seated, state, asked| {
+                    let (role, health) = (asked.role(), asked.health());
+                    let page = Page::of(asked.page.as_ref(), &format!("nodes {role:?} {health:?}"))?;
+                    let sight = sight(&seated.handle);
+                    let mut found: Vec<_> = state.nodes().collect();
+                    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+                    let shown = found
+                        .into_iter()
+                        .filter(|node| page.after.as_deref().is_none_or(|after| node.name.as_str() > after))
+                        .map(|node| view::node(state, node, sight(node.id)))
+                        .filter(|node| role == v1::NodeRole::Unspecified || node.role() == role)
+                        .filter(|node| health == v1::NodeHealth::Unspecified || node.health() == health);
+                    let mut nodes: Vec<v1::Node> = shown.take(page.size + 1).collect();
+                    let page = page.cut(&mut nodes, |node| node.name.clone());
+                    Ok(v1::ListNodesReply { nodes, page: Some(page), revision: state.revision().0 })
+                },
+            )
             .await
     }
 
     async fn get(&self, call: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeReply>, Status> {
         self.0
-            .look(call, path!("Get"), |asked| asked.stale, |seated, state, asked| {
-                let node = request::node(state, "node", &asked.node)?;
-                let node = view::node(state, node, sight(&seated.handle)(node.id));
-                Ok(v1::GetNodeReply { node: Some(node), revision: state.revision().0 })
-            })
+            .look(
+                call,
+                path!("Get"),
+                |asked| asked.stale,
+                |seated, state, asked| {
+                    let node = request::node(state, "node", &asked.node)?;
+                    let node = view::node(state, node, sight(&seated.handle)(node.id));
+                    Ok(v1::GetNodeReply { node: Some(node), revision: state.revision().0 })
+                },
+            )
             .await
     }
 
@@ -92,13 +103,14 @@ impl NodeService for Nodes {
 
     async fn leave(&self, call: Request<v1::LeaveNodeRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
-        self.0.led(manners, path!("Leave"), true, call.into_inner(), |seated, asked: v1::LeaveNodeRequest| async move {
-            let state = seated.handle.read().await?;
-            let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
-            ask_to_leave(&seated, node.id, node.name.as_str())?;
-            Ok(v1::Change { revision: state.revision().0 })
-        })
-        .await
+        self.0
+            .led(manners, path!("Leave"), true, call.into_inner(), |seated, asked: v1::LeaveNodeRequest| async move {
+                let state = seated.handle.read().await?;
+                let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
+                ask_to_leave(&seated, node.id, node.name.as_str())?;
+                Ok(v1::Change { revision: state.revision().0 })
+            })
+            .await
     }
 
     /// The operator's word closes a fencing; where none is open it opens one first.
@@ -106,19 +118,26 @@ impl NodeService for Nodes {
         let manners = Manners::of(call.metadata());
         let asked = call.into_inner();
         let id = id_of(&asked).map_err(status)?;
-        self.0.led(manners, path!("ConfirmDown"), id.is_some(), asked, move |seated, asked: v1::ConfirmDownRequest| async move {
-            let state = seated.handle.read().await?;
-            // What is wrong with the request itself is found before anything is begun.
-            request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
-            if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
-                // Refused where it was begun meanwhile, or is over; the receipt then says which.
-                seated.handle.propose(None, begin).await?;
-            }
-            let applied = super::door::change(&seated.handle, id, asked).await?;
-            let done = applied.outcome.map_err(|refusal| super::error::rejected(&refusal))?;
-            Ok(change(done, applied.revision))
-        })
-        .await
+        self.0
+            .led(
+                manners,
+                path!("ConfirmDown"),
+                id.is_some(),
+                asked,
+                move |seated, asked: v1::ConfirmDownRequest| async move {
+                    let state = seated.handle.read().await?;
+                    // What is wrong with the request itself is found before anything is begun.
+                    request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
+                    if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
+                        // Refused where it was begun meanwhile, or is over; the receipt then says which.
+                        seated.handle.propose(None, begin).await?;
+                    }
+                    let applied = super::door::change(&seated.handle, id, asked).await?;
+                    let done = applied.outcome.map_err(|refusal| super::error::rejected(&refusal))?;
+                    Ok(change(done, applied.revision))
+                },
+            )
+            .await
     }
 
     async fn remove(&self, call: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Change>, Status> {
@@ -159,8 +178,9 @@ pub fn keeps(known: Option<cluster::SecretHash>, secret: Secret) -> Result<Secre
     if known == Some(secret.hash()) {
         return Ok(secret);
     }
-    let problem = Problem::new(Code::FailedPrecondition, "secret-said", "this was done already, and its secret was said then")
-        .hint("if the first answer is lost, remove it and join again under the same name");
+    let problem =
+        Problem::new(Code::FailedPrecondition, "secret-said", "this was done already, and its secret was said then")
+            .hint("if the first answer is lost, remove it and join again under the same name");
     Err(Failure::Final(problem))
 }
 
@@ -176,6 +196,10 @@ fn ask_to_leave(seated: &Seated, node: NodeId, name: &str) -> Result<(), Problem
     if seated.sessions.ask_to_leave(node) {
         return Ok(());
     }
-    Err(Problem::new(Code::FailedPrecondition, "not-connected", format!("the agent of {name} has no session with the leader"))
-        .hint("if the machine is off, say so with `quoratectl node confirm-down`"))
+    Err(Problem::new(
+        Code::FailedPrecondition,
+        "not-connected",
+        format!("the agent of {name} has no session with the leader"),
+    )
+    .hint("if the machine is off, say so with `quoratectl node confirm-down`"))
 }

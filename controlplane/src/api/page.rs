@@ -28,7 +28,9 @@ impl Page {
         let after = match token.split_once('.') {
             _ if token.is_empty() => None,
             Some((bound, key)) if bound == bound_to => Some(key.to_owned()),
-            _ => return Err(Problem::invalid("page.token", "is not a token of this list").hint("begin without a token")),
+            _ => {
+                return Err(Problem::invalid("page.token", "is not a token of this list").hint("begin without a token"));
+            }
         };
         Ok(Page { size: size as usize, after, bound_to })
     }

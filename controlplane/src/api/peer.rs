@@ -67,7 +67,8 @@ impl Peers for PeerDoor {
             _ => return Err(status(unwelcome(Unwelcome::NotAHello))),
         };
         let (out, answers) = mpsc::channel(4);
-        let say = |message| out.try_send(Ok(wire::PeerMessage { message: Some(message) })).expect("a new channel has room");
+        let say =
+            |message| out.try_send(Ok(wire::PeerMessage { message: Some(message) })).expect("a new channel has room");
         let who = match check(&seated, &hello) {
             Ok(who) => who,
             Err(error) => {

@@ -24,14 +24,20 @@ impl StorageService for Storages {
 
     async fn list(&self, call: Request<v1::ListStoragesRequest>) -> Result<Response<v1::ListStoragesReply>, Status> {
         self.0
-            .look(call, "/quorate.v1.StorageService/List", |asked| asked.stale, |_, state, asked| {
-                let page = Page::of(asked.page.as_ref(), "storages")?;
-                let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
-                let found = state.storages().filter(|storage| after(storage.name.as_str()));
-                let mut storages: Vec<_> = found.take(page.size + 1).map(|storage| view::storage(storage)).collect();
-                let page = page.cut(&mut storages, |storage| storage.name.clone());
-                Ok(v1::ListStoragesReply { storages, page: Some(page), revision: state.revision().0 })
-            })
+            .look(
+                call,
+                "/quorate.v1.StorageService/List",
+                |asked| asked.stale,
+                |_, state, asked| {
+                    let page = Page::of(asked.page.as_ref(), "storages")?;
+                    let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+                    let found = state.storages().filter(|storage| after(storage.name.as_str()));
+                    let mut storages: Vec<_> =
+                        found.take(page.size + 1).map(|storage| view::storage(storage)).collect();
+                    let page = page.cut(&mut storages, |storage| storage.name.clone());
+                    Ok(v1::ListStoragesReply { storages, page: Some(page), revision: state.revision().0 })
+                },
+            )
             .await
     }
 }

@@ -24,14 +24,20 @@ impl TemplateService for Templates {
 
     async fn list(&self, call: Request<v1::ListTemplatesRequest>) -> Result<Response<v1::ListTemplatesReply>, Status> {
         self.0
-            .look(call, "/quorate.v1.TemplateService/List", |asked| asked.stale, |_, state, asked| {
-                let page = Page::of(asked.page.as_ref(), "templates")?;
-                let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
-                let found = state.templates().filter(|template| after(template.name.as_str()));
-                let mut templates: Vec<_> = found.take(page.size + 1).map(|template| view::template(template)).collect();
-                let page = page.cut(&mut templates, |template| template.name.clone());
-                Ok(v1::ListTemplatesReply { templates, page: Some(page), revision: state.revision().0 })
-            })
+            .look(
+                call,
+                "/quorate.v1.TemplateService/List",
+                |asked| asked.stale,
+                |_, state, asked| {
+                    let page = Page::of(asked.page.as_ref(), "templates")?;
+                    let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+                    let found = state.templates().filter(|template| after(template.name.as_str()));
+                    let mut templates: Vec<_> =
+                        found.take(page.size + 1).map(|template| view::template(template)).collect();
+                    let page = page.cut(&mut templates, |template| template.name.clone());
+                    Ok(v1::ListTemplatesReply { templates, page: Some(page), revision: state.revision().0 })
+                },
+            )
             .await
     }
 }

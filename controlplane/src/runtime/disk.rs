@@ -17,7 +17,9 @@ pub enum Job {
     Write(Write),
     /// A snapshot of the member's own state is staged.
     Adopt(SnapshotMeta),
-    Compact { through: u64 },
+    Compact {
+        through: u64,
+    },
     /// Note that the store ends in good order, then end.
     Close,
 }
@@ -65,7 +67,8 @@ impl DiskThread {
                 failed(error);
             }
         };
-        let thread = thread::Builder::new().name("disk".into()).spawn(run).expect("a thread can be started at start-up");
+        let thread =
+            thread::Builder::new().name("disk".into()).spawn(run).expect("a thread can be started at start-up");
         (jobs, thread)
     }
 

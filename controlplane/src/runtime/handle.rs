@@ -20,15 +20,38 @@ const WAITING_MAX: usize = 32_768;
 /// What the replica's thread takes in.
 pub(super) enum Letter {
     Fact(Input),
-    Propose { request: Option<RequestId>, command: Command, reply: Reply },
-    Read { reply: oneshot::Sender<Answer> },
-    ChangeMembership { change: Change, reply: oneshot::Sender<Answer> },
-    TransferLeader { to: Option<MemberId>, reply: oneshot::Sender<Answer> },
-    OpenHeartbeats { link: Link, out: streams::Sender<HeartbeatReply> },
-    OpenSession { link: Link, node: NodeId, out: streams::Sender<ToAgent> },
-    CloseLink { link: Link },
+    Propose {
+        request: Option<RequestId>,
+        command: Command,
+        reply: Reply,
+    },
+    Read {
+        reply: oneshot::Sender<Answer>,
+    },
+    ChangeMembership {
+        change: Change,
+        reply: oneshot::Sender<Answer>,
+    },
+    TransferLeader {
+        to: Option<MemberId>,
+        reply: oneshot::Sender<Answer>,
+    },
+    OpenHeartbeats {
+        link: Link,
+        out: streams::Sender<HeartbeatReply>,
+    },
+    OpenSession {
+        link: Link,
+        node: NodeId,
+        out: streams::Sender<ToAgent>,
+    },
+    CloseLink {
+        link: Link,
+    },
     /// How far the log is durable, as of now: what a handshake must not say too low.
-    Durable { reply: oneshot::Sender<LogPoint> },
+    Durable {
+        reply: oneshot::Sender<LogPoint>,
+    },
     Stop,
 }
 

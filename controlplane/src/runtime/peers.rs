@@ -358,9 +358,9 @@ impl Shared {
         let head = wire::SnapshotHead { meta: Some(meta_into_wire(&meta)), message: Some(raft_into_wire(*message)) };
         let (hello, hash) = (self.credentials.hello(durable), Bytes::copy_from_slice(&meta.hash));
         let body = Bytes::from(body);
-        let data = (0..body.len()).step_by(CHUNK_BYTES).map(move |at| {
-            Chunk::Data(body.slice(at..body.len().min(at + CHUNK_BYTES)))
-        });
+        let data = (0..body.len())
+            .step_by(CHUNK_BYTES)
+            .map(move |at| Chunk::Data(body.slice(at..body.len().min(at + CHUNK_BYTES))));
         let chunks = [Chunk::Hello(hello), Chunk::Head(head)].into_iter().chain(data).chain([Chunk::Hash(hash)]);
         let chunks = chunks.map(|chunk| wire::SnapshotChunk { message: Some(chunk) });
         client.send_snapshot(tokio_stream::iter(chunks)).await?;

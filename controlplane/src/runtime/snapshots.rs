@@ -17,7 +17,10 @@ pub type Staging = Arc<Mutex<()>>;
 
 /// The snapshot that came from the leader last, until the disk's thread makes it ours. One at most.
 #[derive(Clone, Default)]
-pub struct Arrivals(Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>);
+pub struct Arrivals(Arc<Mutex<Option<Arrived>>>);
+
+/// Description and body.
+type Arrived = (SnapshotMeta, Vec<u8>);
 
 impl Arrivals {
     pub fn put(&self, meta: SnapshotMeta, body: Vec<u8>) {
@@ -32,7 +35,7 @@ impl Arrivals {
 }
 
 pub enum Job {
-    Build { point: LogPoint, membership: Vec<u8>, state: State },
+    Build { point: LogPoint, membership: Vec<u8>, state: Box<State> },
     Send { to: MemberId, meta: SnapshotMeta, message: Box<RaftMessage> },
 }
 

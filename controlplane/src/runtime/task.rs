@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cluster::agent::{HeartbeatReply, ToAgent};
 use cluster::planner::Observed;
-use cluster::{Event, MemberId, Member, Moment, Revision, Span, State, WallTime};
+use cluster::{Event, Member, MemberId, Moment, Revision, Span, State, WallTime};
 use record::{RaftDisk, StoreError};
 use replica::{Answer, CannotStart, Config, Effect, Halt, Input, Level, Link, Replica, Start, Status, Ticket};
 use tokio::sync::{mpsc as streams, oneshot, watch};
@@ -22,8 +22,8 @@ use super::disk::{self, DiskThread, StoreMeter};
 use super::fencing::Fences;
 use super::handle::{Handle, Letter, Reply, View};
 use super::peers::{Credentials, Peers};
-use super::snapshots::{self, Arrivals, SnapshotThread, Staging};
 use super::planning;
+use super::snapshots::{self, Arrivals, SnapshotThread, Staging};
 use crate::clock;
 use crate::events::{Events, KEPT};
 
@@ -76,8 +76,7 @@ impl Runtime {
         let waiting = Arc::new(AtomicUsize::new(0));
         let view = watch::Sender::new(Arc::new(view_of(&replica)));
         let status = watch::Sender::new(Arc::new(replica.status()));
-        let handle =
-            Handle::new(id, events, letters, Arc::clone(&waiting), view.subscribe(), status.subscribe());
+        let handle = Handle::new(id, events, letters, Arc::clone(&waiting), view.subscribe(), status.subscribe());
 
         let (arrivals, staging) = (Arrivals::default(), Staging::default());
         let tell = |handle: &Handle| {
@@ -87,8 +86,8 @@ impl Runtime {
         let folder = disk.snapshots();
         let (disk_failed, disk_error) = channel();
         let stop = handle.clone();
-        let (disk, disk_thread) =
-            DiskThread::new(disk, arrivals.clone(), Arc::clone(&staging), meter, tell(&handle)).start(move |error| {
+        let (disk, disk_thread) = DiskThread::new(disk, arrivals.clone(), Arc::clone(&staging), meter, tell(&handle))
+            .start(move |error| {
                 // The receiver is the replica's thread; if that is gone, so is whoever would want to know.
                 let _ = disk_failed.send(error);
                 stop.stop();
@@ -326,7 +325,7 @@ impl Task {
                 drop(self.snapshots.send(snapshots::Job::Send { to, meta, message }));
             }
             Effect::BuildSnapshot { point, membership, state } => {
-                drop(self.snapshots.send(snapshots::Job::Build { point, membership, state }));
+                drop(self.snapshots.send(snapshots::Job::Build { point, membership, state: Box::new(state) }));
             }
             Effect::Answer { ticket, answer } => match self.tickets.remove(&ticket) {
                 Some(Waiting::Proposal(reply)) => reply.send(answer),

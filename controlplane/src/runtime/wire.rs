@@ -65,8 +65,7 @@ pub fn from_wire(from: MemberId, message: wire::PeerMessage) -> Result<PeerMessa
         }
         Wire::YouLostData(wire::YouLostData { had, have }) => PeerMessage::YouLostData { had, have },
         Wire::AskAges(wire::AskAges { round, nodes }) => {
-            let nodes: Arc<[_]> =
-                nodes.iter().map(|node| (NodeId(node.node), Incarnation(node.incarnation))).collect();
+            let nodes: Arc<[_]> = nodes.iter().map(|node| (NodeId(node.node), Incarnation(node.incarnation))).collect();
             PeerMessage::AskAges { round, nodes }
         }
         Wire::Ages(wire::Ages { round, ages, started_cold, up_for_ns }) => PeerMessage::Ages {
@@ -81,13 +80,15 @@ pub fn from_wire(from: MemberId, message: wire::PeerMessage) -> Result<PeerMessa
             incarnation: Incarnation(incarnation),
             fencing: point(fencing)?,
         },
-        Wire::Remaining(wire::Remaining { round, node, incarnation, fencing, remaining_ns }) => PeerMessage::Remaining {
-            round,
-            node: NodeId(node),
-            incarnation: Incarnation(incarnation),
-            fencing: point(fencing)?,
-            remaining: Span(remaining_ns),
-        },
+        Wire::Remaining(wire::Remaining { round, node, incarnation, fencing, remaining_ns }) => {
+            PeerMessage::Remaining {
+                round,
+                node: NodeId(node),
+                incarnation: Incarnation(incarnation),
+                fencing: point(fencing)?,
+                remaining: Span(remaining_ns),
+            }
+        }
         Wire::StateHash(wire::StateHash { revision, hash }) => {
             PeerMessage::StateHash { revision: Revision(revision), hash: StateHash(wide("state_hash.hash", &hash)?) }
         }
@@ -254,7 +255,13 @@ mod tests {
             PeerMessage::AskAges { round: 1, nodes: [(NodeId(1), Incarnation(5))].into() },
             PeerMessage::Ages { round: 1, ages: vec![age], started_cold: true, up_for: Span(8) },
             PeerMessage::AskRemaining { round: 2, node: NodeId(1), incarnation: Incarnation(5), fencing },
-            PeerMessage::Remaining { round: 2, node: NodeId(1), incarnation: Incarnation(5), fencing, remaining: Span(6) },
+            PeerMessage::Remaining {
+                round: 2,
+                node: NodeId(1),
+                incarnation: Incarnation(5),
+                fencing,
+                remaining: Span(6),
+            },
             PeerMessage::StateHash { revision: Revision(3), hash: StateHash(u128::MAX - 1) },
         ];
         for message in all {
@@ -264,6 +271,9 @@ mod tests {
 
     #[test]
     fn nobody_speaks_for_another_member() {
-        assert_eq!(from_wire(MemberId(1), into_wire(raft(3))).map_err(|error| error.field), Err("raft.from".to_owned()));
+        assert_eq!(
+            from_wire(MemberId(1), into_wire(raft(3))).map_err(|error| error.field),
+            Err("raft.from".to_owned())
+        );
     }
 }
