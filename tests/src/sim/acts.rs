@@ -2,7 +2,7 @@
 //! In: one deed at its time. Out: changes to machines, links and processes, and what follows from them at once.
 //! A deed that does not fit (a machine that is off already) does nothing and is counted as idle.
 
-use cluster::{Event, Name, NodeId, Proof, Revision};
+use cluster::{Event, NodeId, Proof, Revision};
 
 use crate::sim::clients::Step;
 use crate::sim::clock::{Clock, MS, SECOND};
@@ -12,7 +12,18 @@ use crate::sim::transcript::{Line, Show};
 use crate::sim::world::{Happening, Wish, World};
 
 impl World {
+    /// Does it at once; false if it changes nothing.
+    pub fn act_now(&mut self, deed: &Deed) -> bool {
+        let idle = self.counts.deeds_idle;
+        self.act_out(deed);
+        self.counts.deeds_idle == idle
+    }
+
     pub(crate) fn act_out(&mut self, deed: &Deed) {
+        let show = if matches!(deed, Deed::Ask { .. }) { Show::Clients } else { Show::Deeds };
+        if self.transcript.wants(show) {
+            self.note(Line { show, text: format!("! {deed}") });
+        }
         let done = self.try_act(deed);
         self.counts.deeds += 1;
         if !done {
@@ -21,10 +32,6 @@ impl World {
         }
         if !matches!(deed, Deed::Ask { .. }) {
             *self.counts.faults.entry(deed.kind()).or_default() += 1;
-        }
-        let show = if matches!(deed, Deed::Ask { .. }) { Show::Clients } else { Show::Deeds };
-        if self.transcript.wants(show) {
-            self.note(Line { show, text: format!("! {deed}") });
         }
     }
 
@@ -174,6 +181,7 @@ impl World {
                 asked
             }),
             Deed::ConfirmDown(at) => self.confirm_down(at),
+            Deed::Replay(at) => self.node_at_site(at).is_some_and(|id| self.replay(id)),
             Deed::Ask { client, ref ask } => self.ask(client.min(self.layout.clients), ask),
         }
     }
@@ -345,7 +353,10 @@ impl World {
             return false;
         };
         let Some(node) = self.newest.node(id) else { return false };
-        let cluster::Health::Fencing { incarnation, .. } = node.health else { return false };
+        if !matches!(node.health, cluster::Health::Fencing { .. } | cluster::Health::Fenced { .. }) {
+            return false;
+        }
+        let incarnation = node.health.incarnation();
         let proof = Proof::Operator { reason: "seen dark".into() };
         let command = cluster::Command::RecordFenced { node: id, incarnation, proof };
         self.operator_asks(Wish::Propose { sequence: 0, command });
@@ -403,8 +414,27 @@ impl World {
         self.begin_operator();
     }
 
-    pub(crate) fn name_of(&self, id: NodeId) -> String {
-        self.newest.node(id).map_or_else(|| id.to_string(), |node| Name::to_string(&node.name))
+    /// The operator looks after machines on which a container may still run, as far as the cluster knows, and vouches
+    /// where he saw that it does not.
+    pub fn operator_looks(&mut self) {
+        if self.clients[self.layout.clients as usize].is_busy() {
+            return;
+        }
+        let awaits = |container: &&std::sync::Arc<cluster::Container>| {
+            let assignment = container.assignment()?;
+            let idle = self.checks.runners(container.id).iter().all(|runner| runner.node != assignment.node);
+            let waits = matches!(assignment.order, cluster::Order::AwaitingReceipt { .. });
+            (waits && idle).then_some((assignment.node, assignment.incarnation))
+        };
+        let found = self.newest.containers().find_map(|container| awaits(&container));
+        let runs_on = |node, incarnation| {
+            self.checks.running().any(|(_, runner)| runner.node == node && runner.incarnation == incarnation)
+        };
+        if let Some((node, incarnation)) = found.filter(|(node, incarnation)| !runs_on(*node, *incarnation)) {
+            let proof = Proof::Operator { reason: "seen dark".into() };
+            let command = cluster::Command::RecordFenced { node, incarnation, proof };
+            self.operator_asks(Wish::Propose { sequence: 0, command });
+        }
     }
 }
 
@@ -445,6 +475,7 @@ impl Deed {
             Deed::RemoveMember(_) => "remove member",
             Deed::Leave(_) => "leave",
             Deed::ConfirmDown(_) => "confirm down",
+            Deed::Replay(_) => "replay",
             Deed::Ask { .. } => "ask",
         }
     }

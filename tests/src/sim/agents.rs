@@ -293,9 +293,13 @@ impl World {
             }
             Effect::Unprepare { .. } => {}
             Effect::Farewell => {
-                node.left = true;
+                node.left = !self.healed;
                 self.say_agent(id, || "agent has left and ends".to_owned());
                 self.stop_agent(id, false);
+                // Once everything is to be well, somebody starts it again.
+                if self.healed {
+                    self.restart_agent(id, SECOND / 2);
+                }
             }
             Effect::Wake { at } => {
                 process.wake += 1;
@@ -455,6 +459,17 @@ impl World {
         if process.session.take_if(|open| *open == link).is_some() {
             self.agent_input(id, Input::LeaderLost);
         }
+    }
+
+    /// An old desired set comes late, over whatever session there is.
+    pub(crate) fn replay(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get(&id) else { return false };
+        let (Some(set), Some(link)) = (&node.old_set, node.agent.as_ref().and_then(|process| process.session)) else {
+            return false;
+        };
+        let message = Box::new(cluster::agent::ToAgent::Desired(set.clone()));
+        self.after(0, Happening::Node { node: id, life: node.life, what: ToNode::Said { link, message } });
+        true
     }
 
     // ── The guard ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -91,6 +91,12 @@ impl Client {
     }
 }
 
+impl Client {
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.open.is_empty()
+    }
+}
+
 impl Operator {
     pub(crate) fn replace(&mut self, member: MemberId) {
         if !self.replaced.contains(&member) {

@@ -100,6 +100,8 @@ pub enum Deed {
     Leave(Site),
     /// The operator looked: the machine is off. Asked for only where it is.
     ConfirmDown(Site),
+    /// The first desired set its incarnation was ever sent arrives there once more.
+    Replay(Site),
     Ask { client: u32, ask: Ask },
 }
 
@@ -349,6 +351,7 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
             Kind::FailSync => add(at, Deed::FailSync(member)),
             Kind::Wipe => add(at, Deed::WipeDisk(member)),
             Kind::Rot => add(at, Deed::RotDisk { at: member, place: chance.draw() }),
+            Kind::Replay => add(at, Deed::Replay(node)),
             Kind::Rate => add(at, Deed::Rate { at: site, ppm: chance.below(9_001) as i64 - 4_500 }),
             Kind::SlowStops => add(at, Deed::SlowStops { at: node, length: long, stop: long }),
             Kind::FailStarts => add(at, Deed::FailStarts { at: node, length: short }),
@@ -388,6 +391,7 @@ enum Kind {
     FailSync,
     Wipe,
     Rot,
+    Replay,
     Rate,
     SlowStops,
     FailStarts,
@@ -398,7 +402,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 26] = [
+    const ALL: [Kind; 27] = [
         Kind::Power,
         Kind::Freeze,
         Kind::Cut,
@@ -418,6 +422,7 @@ impl Kind {
         Kind::FailSync,
         Kind::Wipe,
         Kind::Rot,
+        Kind::Replay,
         Kind::Rate,
         Kind::SlowStops,
         Kind::FailStarts,
@@ -432,7 +437,7 @@ impl Kind {
             Kind::Power => swarm.power,
             Kind::Freeze => swarm.freeze,
             Kind::Cut | Kind::Isolate | Kind::Flap | Kind::Split => swarm.cuts,
-            Kind::Slow | Kind::Reset => swarm.slow,
+            Kind::Slow | Kind::Reset | Kind::Replay => swarm.slow,
             Kind::KillMember | Kind::PauseMember => swarm.members,
             Kind::CrashPoint => swarm.crash_points,
             Kind::KillAgent | Kind::PauseAgent | Kind::KillGuard | Kind::KillNode => swarm.agents,
@@ -530,10 +535,11 @@ impl fmt::Display for Deed {
             Deed::Exit { at, code } => write!(f, "a container on {at} exits with {code}"),
             Deed::TransferLeader(Some(site)) => write!(f, "leadership is to move to {site}"),
             Deed::TransferLeader(None) => f.write_str("leadership is to move"),
-            Deed::AddMember(site) => write!(f, "a member is to be added on {site}"),
-            Deed::RemoveMember(site) => write!(f, "the member on {site} is to be removed"),
-            Deed::Leave(site) => write!(f, "node on {site} leaves"),
-            Deed::ConfirmDown(site) => write!(f, "operator confirms that {site} is off"),
+            Deed::AddMember(site) => write!(f, "a member is to be added on machine {site}"),
+            Deed::RemoveMember(site) => write!(f, "the member on machine {site} is to be removed"),
+            Deed::Leave(site) => write!(f, "node on machine {site} leaves"),
+            Deed::ConfirmDown(site) => write!(f, "operator confirms that machine {site} is off"),
+            Deed::Replay(site) => write!(f, "an old desired set arrives on machine {site} once more"),
             Deed::Ask { client, ask } => write!(f, "client {client} asks: {ask}"),
         }
     }

@@ -132,6 +132,8 @@ pub struct Node {
     pub slot: GuardSays,
     /// Left gracefully: started again by the next boot only.
     pub left: bool,
+    /// The first desired set that was sent to its newest incarnation.
+    pub old_set: Option<Arc<cluster::agent::DesiredSet>>,
     pub works: BTreeMap<(ContainerId, Epoch), Work>,
     pub fail_starts_until: God,
     pub slow_stops: (God, u64),

@@ -2,7 +2,7 @@
 //! In: ticks, mail, completions. Out: mail to others, writes that become durable later, facts for the oracles.
 //! A turn follows a little after the first input, so that what comes together is one batch, as in the shell.
 
-use cluster::agent::Answer as Beat;
+use cluster::agent::{Answer as Beat, ToAgent};
 use cluster::{Command, Incarnation, MemberId, NodeId, RequestId, SessionId, State};
 use record::{RaftDisk, SnapshotMeta, StoreError};
 use replica::{Answer, Config, Effect, Halt, Input, Level, PeerMessage, ProposeError, Replica, Start, Ticket, Write};
@@ -393,6 +393,13 @@ impl World {
                 self.toss(from, to, || Happening::Node { node, life, what: ToNode::Reply(Box::new(reply.clone())) });
             }
             Effect::ToAgent { link, message } => {
+                if let ToAgent::Desired(set) = &message
+                    && let Some(session) = self.sessions.get(&link)
+                    && let Some(node) = self.nodes.get_mut(&session.node)
+                    && node.old_set.as_ref().is_none_or(|old| old.incarnation < set.incarnation)
+                {
+                    node.old_set = Some(set.clone());
+                }
                 self.down_the_session(id, link, |link| ToNode::Said { link, message: Box::new(message.clone()) });
             }
             Effect::DropAgent { link } => {

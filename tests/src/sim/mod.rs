@@ -18,3 +18,4 @@ mod agents;
 mod clients;
 mod acts;
 pub mod run;
+pub mod script;

@@ -57,6 +57,7 @@ fn recover(world: &mut World) -> Option<u64> {
             let after = RECOVERY / SECOND;
             world.checks.violate(world.now, "Recovery", format!("{after} s after everything was healed: {open}"));
         }
+        world.operator_looks();
         world.run(world.now + SECOND);
     }
     let recovered = world.now - healed;
@@ -93,6 +94,9 @@ impl World {
         if let Some(node) = state.fencing().next() {
             return Some(format!("the fencing of {} is open", node.name));
         }
+        if !state.settings().terms_fading.is_empty() {
+            return Some(format!("earlier lease terms still fade: {:?}", state.settings().terms_fading));
+        }
         if let Some(node) = state.nodes().find(|node| !matches!(node.health, Health::Up { .. })) {
             return Some(format!("{} is {}", node.name, node.health));
         }
@@ -116,7 +120,7 @@ impl World {
         let name = &container.spec.name;
         let runners = self.checks.runners(container.id);
         match (&container.placement, container.desired) {
-            (_, Desired::Deleted) => Some(format!("{name} is to be deleted and is still there")),
+            (placement, Desired::Deleted) => Some(format!("{name} is to be deleted and is still there: {placement:?}")),
             (Placement::Assigned(assignment), Desired::Running) => {
                 if assignment.order != Order::Run {
                     return Some(format!("{name} {} is ordered to {:?}", assignment.epoch, assignment.order));
@@ -129,7 +133,7 @@ impl World {
                 (!right).then(|| format!("{name} is said to run as {} and runs as {runners:?}", assignment.epoch))
             }
             (Placement::Assigned(assignment), Desired::Stopped) => {
-                Some(format!("{name} {} is wanted stopped and has a place", assignment.epoch))
+                Some(format!("{name} {} is wanted stopped and is ordered to {:?}", assignment.epoch, assignment.order))
             }
             (Placement::Unplaced { reason: Unplaced::Held { .. }, .. }, _) | (Placement::Unplaced { .. }, _) => {
                 (!runners.is_empty()).then(|| format!("{name} has no place and runs as {runners:?}"))

@@ -557,6 +557,7 @@ impl Node {
             guard_wake: 0,
             slot: GuardSays::default(),
             left: false,
+            old_set: None,
             works: BTreeMap::new(),
             fail_starts_until: 0,
             slow_stops: (0, 0),
