@@ -237,7 +237,10 @@ impl Leadership {
             ToLeader::Ended { incarnation, proof } => {
                 let key = Pending::Receipt(node, incarnation);
                 let over = matches!(&health, Health::Fenced { receipt } if receipt.incarnation == incarnation);
-                if health.incarnation() == incarnation && !over && self.pending_keys.insert(key.clone()) {
+                if over {
+                    // It repeats this until it hears that it is known.
+                    desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
+                } else if health.incarnation() == incarnation && self.pending_keys.insert(key.clone()) {
                     let command = Command::RecordFenced { node, incarnation, proof };
                     desk.propose.push((Origin::Duty, Some(key), command));
                 }
