@@ -160,6 +160,7 @@ impl Report {
 
 async fn create(client: &Client) -> Result<()> {
     let manifest: Manifest = toml::from_str(MANIFEST).context("read the manifest that ships with this program")?;
+    let program = rootfs::program()?.display().to_string();
     let item = |wanted: Wanted| v1::CreateContainerRequest {
         request_id: client.request_id(),
         desired: v1::DesiredState::Running as i32,
@@ -167,7 +168,7 @@ async fn create(client: &Client) -> Result<()> {
             name: wanted.name,
             template: TEMPLATE.into(),
             storage: STORAGE.into(),
-            command: [rootfs::PROGRAM, "dev", "witness"].map(str::to_owned).into(),
+            command: [program.as_str(), "dev", "witness"].map(str::to_owned).into(),
             resources: Some(v1::Resources { cpu_millis: 250, memory_bytes: wanted.memory_mib << 20 }),
             class: match wanted.class {
                 Class::Guaranteed => v1::ContainerClass::Guaranteed,
@@ -283,8 +284,8 @@ async fn lose(
     let all = containers(client).await?;
     let moved: Vec<v1::Container> = all.into_iter().filter(|it| on_node(it) == Some(&node)).collect();
     let from = status(client).await?.revision + 1;
-    let others = if leader_lost { format!("{node} and the leader") } else { node.clone() };
-    let what = format!("{machine} loses its power: {others} die together, {} containers with them", moved.len());
+    let others = if leader_lost { format!("{node} and the leader die together") } else { format!("{node} dies") };
+    let what = format!("{machine} loses its power: {others}, and {} containers with it", moved.len());
     progress.line(&what);
 
     let cut_ns = witness::now_ns();
@@ -373,7 +374,7 @@ async fn events_since(client: &Client, revision: u64) -> Result<Vec<v1::Event>> 
 async fn places(client: &Client) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     for container in containers(client).await? {
-        let request = v1::WhyRequest { container: container.id.clone(), stale: false };
+        let request = v1::WhyRequest { container: format!("@{}", container.id), stale: false };
         let why = client.ask(request).await?;
         places.push(Place {
             container: container.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),

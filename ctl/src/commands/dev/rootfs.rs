@@ -7,21 +7,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Where the program lies inside.
-pub const PROGRAM: &str = "/bin/quoratectl";
+/// Where the program lies: inside the template as on the machine itself, so that one command serves every runtime.
+pub fn program() -> Result<PathBuf> {
+    std::env::current_exe().context("find this program")
+}
 
-/// Fills `root` and gives it back.
-pub fn lay_out(root: &Path) -> Result<PathBuf> {
+/// Fills the folder `path` below the storage `shared`; gives `path` back.
+pub fn lay_out(shared: &Path, path: &str) -> Result<String> {
+    let root = shared.join(path);
     for folder in ["bin", "proc", "sys", "dev", "tmp", "etc", "data", "run"] {
         fs::create_dir_all(root.join(folder)).with_context(|| format!("make {}", root.join(folder).display()))?;
     }
-    let own = std::env::current_exe().context("find this program")?;
-    place(&own, &root.join(&PROGRAM[1..]))?;
-    for library in libraries(&own)? {
-        let inside = library.strip_prefix("/").unwrap_or(&library);
-        place(&library, &root.join(inside))?;
+    let own = program()?;
+    for file in libraries(&own)?.iter().chain([&own]) {
+        place(file, &root.join(file.strip_prefix("/").unwrap_or(file)))?;
     }
-    Ok(root.to_owned())
+    Ok(path.to_owned())
 }
 
 fn place(from: &Path, to: &Path) -> Result<()> {
