@@ -380,7 +380,7 @@ async fn places(client: &Client) -> Result<Vec<Place>> {
             container: container.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default(),
             node: on_node(&container).unwrap_or("-").to_owned(),
             epoch: container.epoch,
-            why: why.lines.first().cloned().unwrap_or_default(),
+            why: why.lines.get(1).or(why.lines.first()).cloned().unwrap_or_default(),
         });
     }
     Ok(places)
