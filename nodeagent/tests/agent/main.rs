@@ -433,7 +433,8 @@ fn frozen_agent_is_ended_by_its_guard_and_knows_it_when_it_wakes() {
     let first = shared.truth().incarnation;
     machine.signal_agent(Signal::STOP);
     until("the guard ended it", || living(&machine.marker).is_empty());
-    let (beats, reports) = (shared.truth().heartbeats.len(), shared.truth().reports.len());
+    let beats = shared.truth().heartbeats.len();
+    let reports = shared.truth().reports.len();
     machine.signal_agent(Signal::CONT);
     machine.until_registered(2);
     let truth = shared.truth();

@@ -214,10 +214,21 @@ impl Member {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let listener = {
             let _within = runtime.enter();
-            let socket = tokio::net::TcpSocket::new_v4().expect("socket");
-            socket.set_reuseaddr(true).expect("reuse");
-            socket.bind(address).expect("bind");
-            socket.listen(64).expect("listen")
+            let listen = || {
+                let socket = tokio::net::TcpSocket::new_v4()?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(address)?;
+                socket.listen(64)
+            };
+            let mut listener = listen();
+            // The member before on this port may still be closing its connections.
+            crate::until("the port is free", || {
+                if listener.is_err() {
+                    listener = listen();
+                }
+                listener.is_ok()
+            });
+            listener.expect("listens")
         };
         let address = listener.local_addr().expect("address");
         let (stop, stopped) = oneshot::channel::<()>();
