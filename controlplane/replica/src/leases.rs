@@ -98,7 +98,7 @@ impl Leases {
             }
             _ => return Some(Refusal::NotCurrent),
         }
-        if tail.fencing(node, incarnation).is_some() {
+        if !tail.fencings(node, incarnation).is_empty() {
             return Some(Refusal::Fencing);
         }
         if !state.settings().legal(terms) {

@@ -19,7 +19,7 @@ mod reads;
 mod snapshots;
 mod tick;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
@@ -95,7 +95,7 @@ pub enum Input {
     Persisted { number: u64 },
     /// The snapshot asked for by `BuildSnapshot` is durable.
     SnapshotSaved { meta: SnapshotMeta },
-    /// It could not be built or saved; tried again after as many entries.
+    /// It could not be built or saved; tried again a little later.
     SnapshotFailed,
     Propose { ticket: Ticket, request: Option<RequestId>, command: Command },
     Read { ticket: Ticket },
@@ -231,7 +231,7 @@ pub struct Replica {
     changing: Option<Changing>,
     transfer: Option<Ticket>,
     /// Peers that lost data: their Raft messages are not listened to.
-    amnesiac: BTreeSet<MemberId>,
+    amnesiac: BTreeMap<MemberId, LostLog>,
     comparison: Comparison,
     snapshots: Snapshots,
     cold: bool,
@@ -240,6 +240,13 @@ pub struct Replica {
     leading: bool,
     halted: bool,
     effects: Vec<Effect>,
+}
+
+/// How far a peer's log was durable, and is.
+#[derive(Clone, Copy, Debug)]
+struct LostLog {
+    had: u64,
+    have: u64,
 }
 
 /// Who waits for an entry.
@@ -287,7 +294,7 @@ impl Replica {
             reads: Reads::new(config.id, config.started),
             changing: None,
             transfer: None,
-            amnesiac: BTreeSet::new(),
+            amnesiac: BTreeMap::new(),
             comparison: Comparison::default(),
             snapshots: Snapshots::new(config.snapshot_every),
             cold: config.cold,
@@ -345,9 +352,10 @@ impl Replica {
     /// Takes in one thing that happened. Nothing is sent before the next `turn`.
     pub fn handle(&mut self, now: Moment, input: Input) {
         if self.halted {
-            return;
+            return self.refuse(input);
         }
         self.now = self.now.max(now);
+        self.notice_gap();
         match input {
             Input::Tick { monotonic, wall } => self.tick(monotonic, wall),
             Input::Peer { from, message } => self.peer(from, message),
@@ -356,7 +364,7 @@ impl Replica {
             Input::SnapshotArrived { from, message, state } => self.snapshot_arrived(from, *message, *state),
             Input::Persisted { number } => self.persisted(number),
             Input::SnapshotSaved { meta } => self.snapshot_saved(meta),
-            Input::SnapshotFailed => self.snapshots.failed(),
+            Input::SnapshotFailed => self.snapshots.failed(self.now),
             Input::Propose { ticket, request, command } => {
                 self.proposals.push(Proposal { origin: Origin::Client(ticket), key: None, request, command });
             }
@@ -384,10 +392,9 @@ impl Replica {
                 let open = self.state().and_then(|state| state.node(node)).is_some_and(|node| {
                     matches!(node.health, cluster::Health::Fencing { incarnation: current, .. } if current == incarnation)
                 });
-                if self.is_leader() && open {
-                    let proof = cluster::Proof::Confirmed { method, evidence };
-                    let command = Command::RecordFenced { node, incarnation, proof };
-                    self.proposals.push(Proposal { origin: Origin::Duty, key: None, request: None, command });
+                if open && self.leading {
+                    self.leadership.confirmed(node, incarnation, cluster::Proof::Confirmed { method, evidence });
+                    self.duty(Leadership::tick);
                 }
             }
         }
@@ -499,6 +506,9 @@ impl Replica {
             self.membership_since = self.now;
             self.leases.membership(self.now, self.consensus.tail());
             self.membership_applied();
+        } else if let Some(changing) = self.changing.take_if(|changing| changing.index == index) {
+            // Raft puts an empty entry in the place of a change it thinks untimely.
+            self.answer(changing.ticket, Answer::Failed(ProposeError::Lost));
         }
         self.applied(index, term, applied);
     }
@@ -511,7 +521,7 @@ impl Replica {
         }
         self.notice_role();
         if self.leading && term == self.consensus.term() {
-            self.leadership.settle(self.now);
+            self.leadership.settle();
         }
         let at = self.state().map(State::clock).unwrap_or_default();
         let events = applied.events.clone();
@@ -634,7 +644,12 @@ impl Replica {
     }
 
     fn raft_message(&mut self, from: MemberId, message: RaftMessage) {
-        let stranger = message.from != from || message.to != self.id || self.amnesiac.contains(&from);
+        if let Some(LostLog { had, have }) = self.amnesiac.get(&from).copied() {
+            // It goes on, so the word may have been lost on the way.
+            let message = PeerMessage::YouLostData { had, have };
+            return self.effects.push(Effect::Send { to: from, message });
+        }
+        let stranger = message.from != from || message.to != self.id;
         // A leader's heartbeat that commits beyond our log says that we acknowledged what we do not hold.
         let last = self.consensus.tail().last().index;
         if !stranger && message.is_heartbeat() && message.commit > last && message.term >= self.consensus.term() {
@@ -649,8 +664,9 @@ impl Replica {
     fn hello(&mut self, from: MemberId, durable: LogPoint) {
         match self.consensus.matched(from) {
             Some(had) if had > durable.index => {
-                self.amnesiac.insert(from);
-                let message = PeerMessage::YouLostData { had, have: durable.index };
+                let have = durable.index;
+                self.amnesiac.insert(from, LostLog { had, have });
+                let message = PeerMessage::YouLostData { had, have };
                 self.effects.push(Effect::Send { to: from, message });
             }
             _ => {
@@ -668,7 +684,7 @@ impl Replica {
                 if *current == incarnation && begun.0 == fencing.index)
         });
         let tail = self.consensus.tail();
-        let logged = tail.fencing(node, incarnation) == Some(fencing);
+        let logged = tail.fencings(node, incarnation).contains(&fencing);
         let in_force = tail.is_durable(fencing.index) && (applied || logged);
         let longest = state.settings().longest_wait();
         in_force.then(|| self.leases.remaining(self.now, node, incarnation, longest))
@@ -745,9 +761,37 @@ impl Replica {
         self.effects.push(Effect::Say { level, text });
     }
 
+    /// Nobody who asked is left without an answer: the process is over with the halt.
     fn halt(&mut self, reason: Halt) {
-        self.halted = true;
+        if std::mem::replace(&mut self.halted, true) {
+            return;
+        }
+        let open = std::mem::take(&mut self.open).into_values();
+        let proposed = std::mem::take(&mut self.proposals).into_iter().map(|proposal| proposal.origin);
+        let clients = open.chain(proposed).filter_map(|origin| match origin {
+            Origin::Client(ticket) => Some(ticket),
+            Origin::Duty | Origin::Registration(_) => None,
+        });
+        let tickets: Vec<Ticket> = clients
+            .chain(self.reads.abandon())
+            .chain(self.changing.take().map(|changing| changing.ticket))
+            .chain(self.transfer.take())
+            .collect();
+        for ticket in tickets {
+            self.answer(ticket, Answer::Failed(ProposeError::Lost));
+        }
         self.effects.push(Effect::Halt { reason });
+    }
+
+    /// What comes after the halt changes nothing.
+    fn refuse(&mut self, input: Input) {
+        if let Input::Propose { ticket, .. }
+        | Input::Read { ticket }
+        | Input::ChangeMembership { ticket, .. }
+        | Input::TransferLeader { ticket, .. } = input
+        {
+            self.answer(ticket, Answer::Failed(ProposeError::Lost));
+        }
     }
 }
 

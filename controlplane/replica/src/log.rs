@@ -31,8 +31,8 @@ pub struct Tail {
     /// The place right below `entries`.
     below: LogPoint,
     entries: VecDeque<Logged>,
-    /// The last index known durable. Never above the last entry.
-    durable: u64,
+    /// The last place known durable. Behind a snapshot that is being taken in it is still where it was before.
+    durable: LogPoint,
     snapshot: Option<SnapshotMeta>,
     pub hard_state: HardState,
     /// As of the last applied configuration entry, or the snapshot.
@@ -54,7 +54,7 @@ impl Tail {
         let mut tail = Tail {
             below,
             entries: VecDeque::new(),
-            durable: below.index,
+            durable: below,
             snapshot,
             hard_state,
             membership,
@@ -62,7 +62,7 @@ impl Tail {
             fencings: BTreeMap::new(),
         };
         tail.append(entries);
-        tail.durable = tail.last().index;
+        tail.durable = tail.last();
         tail
     }
 
@@ -75,11 +75,11 @@ impl Tail {
     }
 
     pub fn durable(&self) -> LogPoint {
-        LogPoint { index: self.durable, term: self.term(self.durable).unwrap_or(self.below.term) }
+        self.durable
     }
 
     pub fn is_durable(&self, index: u64) -> bool {
-        index <= self.durable
+        index <= self.durable.index
     }
 
     pub fn snapshot(&self) -> Option<&SnapshotMeta> {
@@ -139,7 +139,9 @@ impl Tail {
             return;
         }
         self.entries.truncate(keep);
-        self.durable = self.durable.min(self.last().index);
+        if self.durable.index >= index {
+            self.durable = self.last();
+        }
         self.changes.split_off(&index);
         // A truncated entry lifts the refusal.
         self.fencings.retain(|_, places| {
@@ -150,8 +152,8 @@ impl Tail {
 
     /// Everything up to `index` at `term` is durable; nothing if it has been replaced meanwhile.
     pub fn persisted(&mut self, point: LogPoint) {
-        if self.term(point.index) == Some(point.term) {
-            self.durable = self.durable.max(point.index);
+        if self.term(point.index) == Some(point.term) && point.index > self.durable.index {
+            self.durable = point;
         }
     }
 
@@ -165,9 +167,9 @@ impl Tail {
         !self.changes.is_empty()
     }
 
-    /// Where an unapplied `BeginFencing` of this incarnation stands, oldest first.
-    pub fn fencing(&self, node: NodeId, incarnation: Incarnation) -> Option<LogPoint> {
-        self.fencings.get(&(node, incarnation)).and_then(|places| places.first()).copied()
+    /// Where unapplied `BeginFencing` entries of this incarnation stand, oldest first.
+    pub fn fencings(&self, node: NodeId, incarnation: Incarnation) -> &[LogPoint] {
+        self.fencings.get(&(node, incarnation)).map_or(&[], Vec::as_slice)
     }
 
     /// The entry at `index` was applied: the state speaks for it from here on.
@@ -179,15 +181,25 @@ impl Tail {
         if let Some(Meaning::Command(entry)) = self.meaning(index)
             && let Command::BeginFencing { node, incarnation, .. } = entry.command
         {
-            self.fencings.remove(&(node, incarnation));
+            // The state may have refused it, and a later one may still stand in the log.
+            if let Some(places) = self.fencings.get_mut(&(node, incarnation)) {
+                places.retain(|place| place.index > index);
+                if places.is_empty() {
+                    self.fencings.remove(&(node, incarnation));
+                }
+            }
         }
     }
 
-    /// The log starts anew behind a snapshot of the leader's.
+    /// The log starts anew behind a snapshot of the leader's, which is not durable yet.
     pub fn restore(&mut self, snapshot: SnapshotMeta, membership: Membership) {
+        // What was durable stays so until the snapshot is: it promises nothing of what the snapshot brings.
+        if self.durable.index >= snapshot.index {
+            let index = snapshot.index - 1;
+            self.durable = LogPoint { index, term: self.term(index).unwrap_or_default() };
+        }
         self.below = snapshot.point();
         self.entries.clear();
-        self.durable = self.below.index;
         self.changes.clear();
         self.fencings.clear();
         self.membership = membership;

@@ -13,7 +13,7 @@ const LAG_MAX: u64 = 2_000;
 
 pub struct Changing {
     pub ticket: Ticket,
-    index: u64,
+    pub index: u64,
 }
 
 impl Replica {

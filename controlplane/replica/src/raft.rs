@@ -205,6 +205,11 @@ impl Consensus {
         self.node.report_snapshot(peer.0, status);
     }
 
+    /// Whether raft is about to hand out the snapshot at `index` to be installed.
+    pub fn takes_snapshot(&self, index: u64) -> bool {
+        self.node.snap().is_some_and(|snapshot| snapshot.get_metadata().index == index)
+    }
+
     /// What the leader knows `peer` to hold durably; `None` unless leader, or for strangers.
     pub fn matched(&self, peer: MemberId) -> Option<u64> {
         (self.role() == Role::Leader).then(|| self.node.raft.prs().get(peer.0).map(|progress| progress.matched))?

@@ -57,6 +57,12 @@ impl Reads {
         self.rounds.extract_if(.., ready).flat_map(|(_, round)| round.tickets).map(|(ticket, _)| ticket).collect()
     }
 
+    /// Everybody who waits; nobody does any more.
+    pub fn abandon(&mut self) -> Vec<Ticket> {
+        let rounds = std::mem::take(&mut self.rounds).into_values().flat_map(|round| round.tickets);
+        std::mem::take(&mut self.waiting).into_iter().chain(rounds).map(|(ticket, _)| ticket).collect()
+    }
+
     pub fn tick(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let late = |_: &u64, round: &mut Round| round.index.is_none() && now.since(round.asked) >= ASK_AGAIN;
         let again: Vec<_> = self.rounds.extract_if(.., late).flat_map(|(_, round)| round.tickets).collect();

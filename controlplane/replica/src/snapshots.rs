@@ -2,18 +2,21 @@
 //! In: applied indexes, what the store says. Out: `BuildSnapshot`, `Compact`, `Installed`.
 //! Absent: bodies; the shell encodes, saves and carries them.
 
-use cluster::{MemberId, Revision, State};
+use cluster::{MemberId, Moment, Revision, Span, State};
 use record::{LogPoint, SnapshotMeta};
 
 use crate::codec;
 use crate::message::RaftMessage;
 use crate::{Effect, Halt, KEEP_BELOW_SNAPSHOT, Replica};
 
+/// After a snapshot that could not be saved: a full disk is not filled by trying.
+const TRY_AGAIN: Span = Span::seconds(5);
+
 pub struct Snapshots {
     every: u64,
     building: bool,
-    /// Entries up to here make no new one: the last attempt failed.
-    not_before: u64,
+    /// The last attempt failed: none before this.
+    not_before: Moment,
     arrived: Option<State>,
     /// A snapshot of the leader's being written: the number of the write, and its index.
     installing: Option<(u64, u64)>,
@@ -21,12 +24,12 @@ pub struct Snapshots {
 
 impl Snapshots {
     pub fn new(every: u64) -> Snapshots {
-        Snapshots { every: every.max(1), building: false, not_before: 0, arrived: None, installing: None }
+        Snapshots { every: every.max(1), building: false, not_before: Moment(0), arrived: None, installing: None }
     }
 
-    pub fn failed(&mut self) {
+    pub fn failed(&mut self, now: Moment) {
         self.building = false;
-        self.not_before += self.every;
+        self.not_before = now + TRY_AGAIN;
     }
 
     /// The index that may be told to Raft as applied, once its snapshot is durable.
@@ -44,8 +47,12 @@ impl Replica {
         if message.from != from || message.to != self.id || !fits {
             return;
         }
-        self.snapshots.arrived = Some(state);
+        let index = state.revision().0;
         self.consensus.step(message);
+        // Only the one raft took: it may have taken another just before, and this one is older.
+        if self.consensus.takes_snapshot(index) {
+            self.snapshots.arrived = Some(state);
+        }
     }
 
     /// Raft took the snapshot: the state jumps.
@@ -67,11 +74,10 @@ impl Replica {
         let applied = self.machine.applied();
         // A newcomer can only take a snapshot that knows it.
         let newcomer = self.leading && tail.membership.learners.iter().any(|id| !tail.snapshot_knows(*id));
-        let due = applied >= (last + self.snapshots.every).max(self.snapshots.not_before) || newcomer;
+        let due = (applied >= last + self.snapshots.every || newcomer) && self.now >= self.snapshots.not_before;
         let (Some(state), Some(term)) = (self.machine.state(), tail.term(applied)) else { return };
         if due && !self.snapshots.building && self.snapshots.installing.is_none() {
             self.snapshots.building = true;
-            self.snapshots.not_before = applied;
             let membership = codec::encode_membership(&tail.membership);
             let point = LogPoint { index: applied, term };
             self.effects.push(Effect::BuildSnapshot { point, membership, state: state.clone() });

@@ -17,12 +17,14 @@ pub struct TickClock {
     monotonic: Option<Moment>,
     /// Time not yet told to Raft.
     owed: Span,
+    /// A gap was noticed since the last tick.
+    stalled: bool,
     gossiped: Moment,
 }
 
 impl TickClock {
     pub fn new(now: Moment) -> TickClock {
-        TickClock { last: now, monotonic: None, owed: Span::ZERO, gossiped: now }
+        TickClock { last: now, monotonic: None, owed: Span::ZERO, stalled: false, gossiped: now }
     }
 }
 
@@ -40,13 +42,11 @@ impl Replica {
         let awake = self.clock.monotonic.map_or(gap, |before| monotonic.since(before));
         self.clock.last = self.now;
         self.clock.monotonic = Some(monotonic);
-        let heartbeat = Span(every.0 * 2 * ELECTION_TICKS as u64);
-        let stalled = gap > heartbeat || gap.saturating_sub(awake) > SUSPEND || awake.saturating_sub(gap) > SUSPEND;
-        if stalled {
-            self.leases.stalled(self.now, gap);
-            self.leadership.stalled(self.now, gap);
-            self.say(Level::Warn, format!("time stood still here for {gap}: that is evidence against nobody"));
+        let slept = gap.saturating_sub(awake) > SUSPEND || awake.saturating_sub(gap) > SUSPEND;
+        if slept {
+            self.stalled(gap);
         }
+        let stalled = slept || std::mem::take(&mut self.clock.stalled);
         // After a stall Raft is told of one tick only: the peers' messages of that time are still in the queue.
         self.clock.owed = if stalled { every } else { self.clock.owed + gap };
         while self.clock.owed >= every {
@@ -61,6 +61,24 @@ impl Replica {
             self.clock.gossiped = self.now;
             self.gossip();
         }
+    }
+
+    /// A gap is seen by whatever comes first after it: no question is answered, and nothing is weighed, as if the time
+    /// slept through had been time listened to.
+    pub(crate) fn notice_gap(&mut self) {
+        let gap = self.now.since(self.clock.last);
+        if gap > Span(self.tick_every().0 * 2 * ELECTION_TICKS as u64) {
+            self.stalled(gap);
+            self.clock.last = self.now;
+            self.clock.monotonic = None;
+            self.clock.stalled = true;
+        }
+    }
+
+    fn stalled(&mut self, gap: Span) {
+        self.leases.stalled(self.now, gap);
+        self.leadership.stalled();
+        self.say(Level::Warn, format!("time stood still here for {gap}: that is evidence against nobody"));
     }
 
     fn gossip(&mut self) {

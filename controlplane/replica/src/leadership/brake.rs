@@ -30,7 +30,10 @@ impl BrakeWatch {
         self.silent = silent;
         match desk.state.brake() {
             Brake::Off => {
-                self.tripped = None;
+                // Released, by time or by an operator: what is silent now was let pass, and does not trip it again.
+                if self.tripped.take().is_some() {
+                    self.newest_silence = None;
+                }
                 if self.trips(desk) && pending.insert(Pending::Brake) {
                     let command = Command::TripBrake { silent: self.silent.len() as u32, of: nodes(desk) };
                     desk.propose.push((Origin::Duty, Some(Pending::Brake), command));
@@ -53,9 +56,14 @@ impl BrakeWatch {
     pub fn trips(&self, desk: &Desk<'_>) -> bool {
         let brake = desk.state.settings().brake;
         let recent = self.newest_silence.is_some_and(|newest| desk.now.since(newest) < brake.quiet);
-        let share = (u64::from(nodes(desk)) * u64::from(brake.percent)).div_ceil(100);
-        brake.enabled && recent && self.silent.len() as u64 >= share.max(u64::from(brake.nodes_min))
+        let silent = self.silent.len() as u64;
+        // The nodes are counted last: most of the time nobody is silent, and they are many.
+        brake.enabled && recent && silent >= u64::from(brake.nodes_min) && silent >= share(brake.percent, desk)
     }
+}
+
+fn share(percent: u32, desk: &Desk<'_>) -> u64 {
+    (u64::from(nodes(desk)) * u64::from(percent)).div_ceil(100)
 }
 
 /// Nodes that are up, silent or not.

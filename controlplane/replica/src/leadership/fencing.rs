@@ -102,6 +102,7 @@ impl Leadership {
             })
             .collect();
         self.duties.retain(|node, duty| open.iter().any(|(id, of, _)| id == node && *of == duty.incarnation));
+        self.confirmed.retain(|(node, incarnation), _| open.iter().any(|(id, of, _)| id == node && of == incarnation));
         for (node, incarnation, index) in open {
             if !self.duties.contains_key(&node) {
                 let term = desk.tail.term(index).unwrap_or(0);
@@ -115,6 +116,15 @@ impl Leadership {
 
     fn finish(&mut self, desk: &mut Desk<'_>, node: NodeId) {
         let Some(duty) = self.duties.get_mut(&node) else { return };
+        if let Some(proof) = self.confirmed.get(&(node, duty.incarnation)) {
+            let receipt = Pending::Receipt(node, duty.incarnation);
+            if !desk.tail.has_unapplied_change() && self.pending_keys.insert(receipt.clone()) {
+                let command =
+                    Command::RecordFenced { node, incarnation: duty.incarnation, proof: proof.clone() };
+                desk.propose.push((Origin::Duty, Some(receipt), command));
+            }
+            return;
+        }
         let proves = desk.state.node(node).is_some_and(|node| node.class().lease_proves_end());
         if !proves || desk.tail.has_unapplied_change() {
             return;
@@ -128,6 +138,11 @@ impl Leadership {
             let command = Command::RecordFenced { node, incarnation: duty.incarnation, proof };
             desk.propose.push((Origin::Duty, Some(receipt), command));
         }
+    }
+
+    /// A fence method succeeded for exactly this incarnation, whose `Fencing` is open.
+    pub fn confirmed(&mut self, node: NodeId, incarnation: Incarnation, proof: Proof) {
+        self.confirmed.insert((node, incarnation), proof);
     }
 
     /// A voter says how long the last lease it may have helped to grant can still be good.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use cluster::command::Command;
 use cluster::planner::Observed;
-use cluster::{Event, Incarnation, MemberId, Moment, NodeId, Outcome, Span, State, WallTime};
+use cluster::{Event, Incarnation, MemberId, Moment, NodeId, Outcome, Proof, Span, State, WallTime};
 
 use crate::leadership::brake::BrakeWatch;
 use crate::leadership::fencing::Duty;
@@ -65,6 +65,8 @@ pub struct Leadership {
     settled: bool,
     silence: Silence,
     duties: BTreeMap<NodeId, Duty>,
+    /// Fence methods that succeeded, until the receipt is applied: a proposal that is dropped is made again.
+    confirmed: BTreeMap<(NodeId, Incarnation), Proof>,
     brake: BrakeWatch,
     overdue: Overdue,
     sessions: Sessions,
@@ -133,11 +135,11 @@ impl Leadership {
     }
 
     /// An own-term entry is applied.
-    pub fn settle(&mut self, now: Moment) {
+    pub fn settle(&mut self) {
         if !self.settled {
             self.settled = true;
             self.planning.wanted = true;
-            self.silence.begin(now);
+            self.silence.look_at_all();
         }
     }
 
@@ -168,8 +170,12 @@ impl Leadership {
         for event in events {
             self.planning.wanted |= !matches!(event, Event::ContainerAnnotated { .. } | Event::ContainerStarting { .. });
             match event {
-                Event::NodeRegistered { node, .. } | Event::NodeRemoved { node, .. } => self.silence.forget(*node),
-                Event::SettingsChanged { .. } => self.sessions.all_dirty(),
+                Event::NodeRegistered { node, .. } => self.silence.registered(desk.now, *node),
+                Event::NodeRemoved { node, .. } => self.silence.forget(*node),
+                Event::SettingsChanged { .. } => {
+                    self.silence.look_at_all();
+                    self.sessions.all_dirty();
+                }
                 _ => {}
             }
         }
@@ -228,6 +234,10 @@ impl Leadership {
         while let Some(first) = self.pending.first_entry().filter(|first| *first.key() <= index) {
             let (at, key) = first.remove_entry();
             self.pending_keys.remove(&key);
+            if let Pending::Receipt(node, incarnation) = key {
+                // Taken or refused: a proof that the state refuses is not better the second time.
+                self.confirmed.remove(&(node, incarnation));
+            }
             if let Pending::Barrier(node) = key
                 && let Some(duty) = self.duties.get_mut(&node)
             {
@@ -237,9 +247,9 @@ impl Leadership {
     }
 
     /// This member's clock stood still: waits begin again, and the gap is evidence against nobody *(a2)*.
-    pub fn stalled(&mut self, now: Moment, gap: Span) {
+    pub fn stalled(&mut self) {
         self.duties.clear();
-        self.silence.stalled(now, gap);
+        self.silence.stalled();
         self.overdue.stalled();
     }
 

@@ -12,13 +12,17 @@ use crate::message::{NodeAge, PeerMessage};
 
 #[derive(Default)]
 pub struct Silence {
-    since: Moment,
     asked: Option<Moment>,
     round: u64,
     /// Keyed by node; only those that are silent now.
     silent: BTreeMap<NodeId, Silent>,
-    /// Keyed by member: whether it started cold, and since when it is up, by this member's clock.
-    starts: BTreeMap<MemberId, (bool, Moment)>,
+    /// Keyed by member: whether it started cold, how long it was up, and when it said so.
+    starts: BTreeMap<MemberId, (bool, Span, Moment)>,
+    /// Nodes that are not silent, by the earliest moment at which they can be: nobody is looked at before.
+    due: BTreeSet<(Moment, NodeId)>,
+    /// Keyed by node: which of its entries in `due` counts.
+    next: BTreeMap<NodeId, Moment>,
+    all: bool,
 }
 
 struct Silent {
@@ -31,16 +35,24 @@ struct Silent {
 }
 
 impl Silence {
-    pub fn begin(&mut self, now: Moment) {
-        self.since = now;
+    /// Looks at every node the next time: a leader begins, or the terms have changed.
+    pub fn look_at_all(&mut self) {
+        self.all = true;
+    }
+
+    /// It has just registered, and with that was heard.
+    pub fn registered(&mut self, now: Moment, node: NodeId) {
+        self.silent.remove(&node);
+        self.next.insert(node, now);
+        self.due.insert((now, node));
     }
 
     pub fn forget(&mut self, node: NodeId) {
         self.silent.remove(&node);
+        self.next.remove(&node);
     }
 
-    pub fn stalled(&mut self, now: Moment, _gap: Span) {
-        self.since = now;
+    pub fn stalled(&mut self) {
         for silent in self.silent.values_mut() {
             silent.reported.clear();
             silent.majority_age = None;
@@ -88,38 +100,61 @@ impl Silence {
         }
     }
 
-    /// Who is silent by our own acknowledgements.
+    /// Who is silent by our own acknowledgements. A node that was heard cannot be silent before its suspicion time is
+    /// over, so that nobody is looked at who cannot have changed.
     fn look(&mut self, desk: &mut Desk<'_>, transitions: &mut VecDeque<Transition>) {
-        for node in desk.state.nodes() {
-            let Some(incarnation) = node.up() else {
-                self.silent.remove(&node.id);
-                continue;
-            };
-            let suspicion = node.facts.as_ref().map_or(desk.state.settings().terms, |facts| facts.terms).suspicion();
-            // A new leader has its own ages since its own start; it needs no grace of its own.
-            let own = desk.leases.age(desk.now, node.id, incarnation);
-            let known = self.silent.get_mut(&node.id).filter(|silent| silent.incarnation == incarnation);
-            let what = match (own > suspicion, known) {
-                (true, Some(silent)) => {
-                    silent.own = own;
-                    continue;
-                }
-                (true, None) => {
-                    let silent =
-                        Silent { incarnation, own, reported: BTreeMap::new(), majority_age: None, held_back: None };
-                    self.silent.insert(node.id, silent);
-                    Seen::Suspected
-                }
-                (false, Some(_)) => {
-                    self.silent.remove(&node.id);
-                    Seen::HeardAgain
-                }
-                (false, None) => continue,
-            };
+        if std::mem::take(&mut self.all) {
+            self.due.clear();
+            self.next = desk.state.nodes().map(|node| (node.id, desk.now)).collect();
+            self.due.extend(self.next.iter().map(|(node, at)| (*at, *node)));
+        }
+        let later = self.due.split_off(&(desk.now + Span(1), NodeId(0)));
+        let due = std::mem::replace(&mut self.due, later);
+        let current = due.into_iter().filter(|(at, node)| self.next.get(node) == Some(at)).map(|(_, node)| node);
+        let nodes: BTreeSet<NodeId> = current.chain(self.silent.keys().copied()).collect();
+        for node in nodes {
+            let Some(seen) = self.look_at(desk, node) else { continue };
             if transitions.len() == TRANSITIONS {
                 transitions.pop_front();
             }
-            transitions.push_back(Transition { at: desk.wall, node: node.id, incarnation, what });
+            transitions.push_back(seen);
+        }
+    }
+
+    fn look_at(&mut self, desk: &Desk<'_>, id: NodeId) -> Option<Transition> {
+        let up = desk.state.node(id).and_then(|node| Some((node, node.up()?)));
+        let Some((node, incarnation)) = up else {
+            // A registration brings it back.
+            self.forget(id);
+            return None;
+        };
+        let wanted = desk.state.settings().terms;
+        let suspicion = node.facts.as_ref().map_or(wanted, |facts| facts.terms).suspicion();
+        let seen = |what| Some(Transition { at: desk.wall, node: id, incarnation, what });
+        // A new leader has its own ages since its own start; it needs no grace of its own.
+        let own = desk.leases.age(desk.now, id, incarnation);
+        let known = self.silent.get_mut(&id).filter(|silent| silent.incarnation == incarnation);
+        match (own > suspicion, known) {
+            (true, Some(silent)) => {
+                silent.own = own;
+                None
+            }
+            (true, None) => {
+                let silent =
+                    Silent { incarnation, own, reported: BTreeMap::new(), majority_age: None, held_back: None };
+                self.silent.insert(id, silent);
+                self.next.remove(&id);
+                seen(Seen::Suspected)
+            }
+            (false, known) => {
+                let again = known.is_some();
+                self.silent.remove(&id);
+                // The node may be about to name the terms that are wanted.
+                let at = desk.now + suspicion.saturating_sub(own).min(wanted.suspicion());
+                self.next.insert(id, at);
+                self.due.insert((at, id));
+                again.then(|| seen(Seen::HeardAgain)).flatten()
+            }
         }
     }
 
@@ -140,7 +175,7 @@ impl Silence {
     }
 
     pub fn answered(&mut self, now: Moment, from: MemberId, ages: &[NodeAge], cold: bool, up_for: Span) {
-        self.starts.insert(from, (cold, now - up_for));
+        self.starts.insert(from, (cold, up_for, now));
         for age in ages {
             if let Some(silent) = self.silent.get_mut(&age.node)
                 && silent.incarnation == age.incarnation
@@ -157,7 +192,8 @@ impl Silence {
             if member == desk.me {
                 return desk.cold.is_some_and(|up_for| up_for < grace);
             }
-            self.starts.get(&member).is_some_and(|(cold, since)| *cold && desk.now.since(*since) < grace)
+            let young = |up_for: Span, said: Moment| up_for + desk.now.since(said) < grace;
+            self.starts.get(&member).is_some_and(|(cold, up_for, said)| *cold && young(*up_for, *said))
         })
     }
 
