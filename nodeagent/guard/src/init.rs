@@ -77,6 +77,15 @@ pub(crate) fn live(birth: Birth, slot: &Slot) -> ! {
     }
 }
 
+/// Hides the cgroup2 mount from runtimes that refuse a hybrid host. A mount that came from a more privileged namespace
+/// is locked and can only be covered; where neither is allowed the probe says which runtime minds.
+fn hide(mount: &Path) {
+    if rustix::mount::unmount(mount, UnmountFlags::DETACH).is_err() {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let _ = rustix::mount::mount("none", mount, "tmpfs", flags, None);
+    }
+}
+
 fn set_up(birth: &Birth) -> Result<(), String> {
     let step = |name: &'static str| move |error: rustix::io::Errno| format!("{name}: {}", io::Error::from(error));
     if birth.greeting.user_namespace {
@@ -88,7 +97,7 @@ fn set_up(birth: &Birth) -> Result<(), String> {
             .map_err(step("make mounts private"))?;
         mount_proc().map_err(step("mount /proc"))?;
         if let Some(mount) = &birth.hide {
-            rustix::mount::unmount(mount, UnmountFlags::DETACH).map_err(step("hide cgroup2"))?;
+            hide(mount);
         }
     }
     let _ = fs::write("/proc/self/oom_score_adj", "0");
