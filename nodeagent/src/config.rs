@@ -302,7 +302,8 @@ fn capacity(cpu_millis: Option<u64>, memory_bytes: Option<u64>, cores: usize) ->
 
 fn machine_memory() -> io::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kib =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     kib.map(|kib: u64| kib << 10).ok_or_else(|| io::Error::other("/proc/meminfo has no MemTotal"))
 }
 
@@ -395,7 +396,8 @@ mod tests {
     fn flags_win_over_the_file_and_everything_lies_below_one_state_folder() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let file = folder.path().join("agent.toml");
-        fs::write(&file, "workers = 3\nruntime = 'process'\nstate-dir = '/from/file'\nmembers = ['h:1']\n").expect("write");
+        fs::write(&file, "workers = 3\nruntime = 'process'\nstate-dir = '/from/file'\nmembers = ['h:1']\n")
+            .expect("write");
         let flags = Options { state_dir: Some("/from/flag".into()), workers: Some(5), ..Options::default() };
         let config = flags.resolve(Some(&file)).expect("whole");
         assert_eq!((config.workers, config.runtime), (5, RuntimeChoice::Process));

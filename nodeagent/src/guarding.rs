@@ -256,8 +256,7 @@ impl Places {
 /// A page of a file on disk makes whoever writes it wait while the kernel writes it back; so where the run folder is on a
 /// disk the slot lies in shared memory, under a name made from the folder.
 fn slot_in_memory(run_dir: &Path) -> Result<PathBuf, GuardingError> {
-    let in_memory =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|found| found.f_type == TMPFS_MAGIC);
+    let in_memory = |path: &Path| rustix::fs::statfs(path).is_ok_and(|found| found.f_type == TMPFS_MAGIC);
     let shm = Path::new("/dev/shm");
     if in_memory(run_dir) || !in_memory(shm) {
         return Ok(run_dir.join("slot"));

@@ -252,8 +252,11 @@ impl Hands for Driven {
             ClaimError::Io { .. } => NotStarted::Failed(chain(&error)),
             _ => NotStarted::Claim(chain(&error)),
         })?;
-        let started =
-            Started { runtime: runtime.clone(), workload: workload_of(order), storage: order.spec.storage.kind.clone() };
+        let started = Started {
+            runtime: runtime.clone(),
+            workload: workload_of(order),
+            storage: order.spec.storage.kind.clone(),
+        };
         self.started().insert(order.key, started);
         runtime.start(&self.start_spec(order, area, rootfs)).map_err(failed)
     }

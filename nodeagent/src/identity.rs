@@ -38,7 +38,9 @@ impl fmt::Debug for Identity {
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("this node has no identity at {path}: run `quoratectl node join`, or name the file it wrote with --identity")]
+    #[error(
+        "this node has no identity at {path}: run `quoratectl node join`, or name the file it wrote with --identity"
+    )]
     Missing { path: PathBuf },
     #[error("read identity {path}")]
     Io { path: PathBuf, source: io::Error },
@@ -135,7 +137,9 @@ pub fn claim_state_dir(state_dir: &Path, identity: &Identity) -> Result<(), Iden
     let ours = format!("{} of cluster {}", identity.node, identity.cluster);
     match fs::read_to_string(&path) {
         Ok(theirs) if theirs.trim() == ours => Ok(()),
-        Ok(theirs) => Err(IdentityError::Conflict { path: state_dir.to_owned(), theirs: theirs.trim().to_owned(), ours }),
+        Ok(theirs) => {
+            Err(IdentityError::Conflict { path: state_dir.to_owned(), theirs: theirs.trim().to_owned(), ours })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             durable::replace(&path, format!("{ours}\n").as_bytes()).map_err(io)
         }

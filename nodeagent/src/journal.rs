@@ -10,7 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -48,8 +49,13 @@ impl StateLock {
             move |source| JournalError::Io { operation, path, source }
         };
         fs::create_dir_all(state_dir).map_err(io("make the folder of"))?;
-        let file =
-            fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(io("open"))?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open"))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateLock { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Locked { path: state_dir.to_owned() }),
@@ -65,7 +71,10 @@ pub enum Found {
     Nothing,
     Whole,
     /// It cannot be trusted and was set aside; nothing that still runs may be adopted.
-    Damaged { reason: String, set_aside: PathBuf },
+    Damaged {
+        reason: String,
+        set_aside: PathBuf,
+    },
 }
 
 /// The journal on disk, and its sum in memory.
@@ -127,8 +136,11 @@ impl Keeper {
 
     /// Writes the sum into a new file and puts it in the place of the old.
     pub fn rewrite(&mut self) -> Result<(), JournalError> {
-        let (file, sum_bytes) = write_sum(&self.path, &self.sum)
-            .map_err(|source| JournalError::Io { operation: "rewrite", path: self.path.clone(), source })?;
+        let (file, sum_bytes) = write_sum(&self.path, &self.sum).map_err(|source| JournalError::Io {
+            operation: "rewrite",
+            path: self.path.clone(),
+            source,
+        })?;
         self.file = file;
         self.sum_bytes = sum_bytes;
         self.bytes = sum_bytes + MAGIC.len() as u64;
@@ -199,7 +211,8 @@ fn read(bytes: &[u8]) -> Result<Journal, String> {
         // The first frame is renamed into place after its sync: it is whole or it was damaged.
         return Err("its first frame is not whole".to_owned());
     };
-    let mut sum: Journal = serde_json::from_slice(payload).map_err(|error| format!("its sum is no journal: {error}"))?;
+    let mut sum: Journal =
+        serde_json::from_slice(payload).map_err(|error| format!("its sum is no journal: {error}"))?;
     while let Next::Payload(payload, behind) = next(rest)? {
         let records: Vec<Record> =
             serde_json::from_slice(payload).map_err(|error| format!("a batch holds no records: {error}"))?;
@@ -215,12 +228,16 @@ fn read(bytes: &[u8]) -> Result<Journal, String> {
 pub struct Writer {
     records: Option<mpsc::Sender<(u64, Record)>>,
     thread: Option<JoinHandle<Keeper>>,
+    /// The agent is ending: what cannot be written is given up.
+    closing: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// `durable` is told every sequence up to which all is on disk, rising.
     pub fn start(mut keeper: Keeper, durable: impl Fn(u64) + Send + 'static) -> io::Result<Writer> {
         let (sender, receiver) = mpsc::channel::<(u64, Record)>();
+        let closing = Arc::new(AtomicBool::new(false));
+        let give_up = closing.clone();
         let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || {
             while let Ok((mut sequence, first)) = receiver.recv() {
                 let mut batch = vec![first];
@@ -228,12 +245,13 @@ impl Writer {
                     sequence = next;
                     batch.push(record);
                 }
-                keep(&mut keeper, &batch);
-                durable(sequence);
+                if keep(&mut keeper, &batch, &give_up) {
+                    durable(sequence);
+                }
             }
             keeper
         })?;
-        Ok(Writer { records: Some(sender), thread: Some(thread) })
+        Ok(Writer { records: Some(sender), thread: Some(thread), closing })
     }
 
     pub fn append(&self, sequence: u64, record: Record) {
@@ -241,8 +259,9 @@ impl Writer {
         records.send((sequence, record)).expect("the journal's thread ends only when this sender does");
     }
 
-    /// Waits until everything is on disk.
+    /// Waits until everything is on disk. What a full disk does not take was never acknowledged to anybody.
     pub fn close(mut self) -> Keeper {
+        self.closing.store(true, Ordering::Release);
         self.records = None;
         let thread = self.thread.take().expect("taken once");
         thread.join().expect("the journal's thread does not panic")
@@ -250,13 +269,18 @@ impl Writer {
 }
 
 /// Nothing is started or said before it is on disk, so there is nothing to do about a full disk but to say so and wait.
-fn keep(keeper: &mut Keeper, batch: &[Record]) {
+/// False: given up.
+fn keep(keeper: &mut Keeper, batch: &[Record], give_up: &AtomicBool) -> bool {
     let mut outcome = keeper.append(batch);
     while let Err(error) = outcome {
         tracing::error!(error = %crate::chain(&error), "journal cannot be written; nothing starts until it can");
+        if give_up.load(Ordering::Acquire) {
+            return false;
+        }
         thread::sleep(RETRY);
         outcome = keeper.rewrite();
     }
+    true
 }
 
 #[cfg(test)]
@@ -400,6 +424,32 @@ mod tests {
         assert!(said.is_sorted() && said.iter().all(|(sequence, revision)| revision.0 >= *sequence), "{said:?}");
         assert_eq!(said.last(), Some(&(50, Revision(50))));
         assert_eq!(keeper.sum().revision, Revision(50));
+    }
+
+    #[test]
+    fn disk_that_takes_nothing_is_waited_for_and_never_called_durable() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (mut keeper, _) = Keeper::open(folder.path(), fresh()).expect("open");
+        // Opened for reading, the file takes nothing, as a full disk; a new file in its place does.
+        keeper.file = File::open(&keeper.path).expect("open");
+        assert!(keeper.append(&[Record::Seen { revision: Revision(1) }]).is_err());
+        let (sender, durable) = mpsc::channel();
+        let writer =
+            Writer::start(keeper, move |sequence| sender.send(sequence).expect("the test listens")).expect("start");
+        writer.append(1, Record::Seen { revision: Revision(2) });
+        assert_eq!(durable.recv(), Ok(1));
+        assert_eq!(read(&fs::read(folder.path().join("journal")).expect("read")).expect("whole").revision, Revision(2));
+
+        // A folder that is gone takes no new file either; an agent that ends gives up.
+        let mut keeper = writer.close();
+        keeper.file = File::open(&keeper.path).expect("open");
+        fs::remove_dir_all(folder.path()).expect("remove");
+        let (sender, durable) = mpsc::channel();
+        let writer =
+            Writer::start(keeper, move |sequence| sender.send(sequence).expect("the test listens")).expect("start");
+        writer.append(2, Record::Seen { revision: Revision(3) });
+        writer.close();
+        assert_eq!(durable.recv(), Err(mpsc::RecvError), "said durable and is nowhere");
     }
 
     #[test]

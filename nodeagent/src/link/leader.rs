@@ -151,10 +151,7 @@ async fn hold(
     Next::Seek
 }
 
-fn hear(
-    address: &str,
-    message: Result<Option<wire::ToAgent>, tonic::Status>,
-) -> Result<Input, LinkError> {
+fn hear(address: &str, message: Result<Option<wire::ToAgent>, tonic::Status>) -> Result<Input, LinkError> {
     let address = || address.to_owned();
     let said = message
         .map_err(|status| LinkError::call("hear from", &address(), status))?
@@ -256,9 +253,10 @@ impl Seeker {
             let mut incoming = client
                 .session(ReceiverStream::new(outgoing))
                 .await
-                .map_err(|status| LinkError::call("open session", &address, status))?
+                .map_err(|status| LinkError::call("open session at", &address, status))?
                 .into_inner();
-            let first = incoming.message().await.map_err(|status| LinkError::call("open session", &address, status))?;
+            let first =
+                incoming.message().await.map_err(|status| LinkError::call("open session at", &address, status))?;
             match first.and_then(|said| said.message) {
                 Some(to_agent::Message::Welcome(welcome)) => {
                     let member = MemberId(welcome.member);
@@ -268,11 +266,9 @@ impl Seeker {
                     let hint = Some(not.peer_address).filter(|hint| crate::identity::check_address(hint).is_ok());
                     Ok(Answer::Elsewhere(hint))
                 }
-                Some(to_agent::Message::Refused(refused)) => Err(LinkError::Refused {
-                    address: address.clone(),
-                    reason: refused.reason,
-                    text: refused.text,
-                }),
+                Some(to_agent::Message::Refused(refused)) => {
+                    Err(LinkError::Refused { address: address.clone(), reason: refused.reason, text: refused.text })
+                }
                 _ => Err(LinkError::Closed { address: address.clone() }),
             }
         };

@@ -168,7 +168,7 @@ impl Conversation {
         let opening = timeout(CONNECT_WITHIN, client.heartbeats(outgoing));
         let mut incoming = match opening.await {
             Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return Err(LinkError::call("open heartbeats", &address, status)),
+            Ok(Err(status)) => return Err(LinkError::call("open heartbeats at", &address, status)),
             Err(_) => return Err(LinkError::Silent { address }),
         };
         let mut owed: Option<Instant> = None;
@@ -208,11 +208,9 @@ impl Conversation {
                 let _ = self.inputs.send(Input::Reply(reply));
                 Ok(())
             }
-            heartbeat_down::Message::Refused(refused) => Err(LinkError::Refused {
-                address: self.address.clone(),
-                reason: refused.reason,
-                text: refused.text,
-            }),
+            heartbeat_down::Message::Refused(refused) => {
+                Err(LinkError::Refused { address: self.address.clone(), reason: refused.reason, text: refused.text })
+            }
         }
     }
 }

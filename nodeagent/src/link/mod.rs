@@ -29,8 +29,8 @@ pub enum LinkError {
     Address { address: String, source: tonic::transport::Error },
     #[error("connect to {address}")]
     Connect { address: String, source: tonic::transport::Error },
-    #[error("{operation} at {address}")]
-    Call { operation: &'static str, address: String, source: Box<tonic::Status> },
+    #[error("{operation} {address}: {code:?}: {text}")]
+    Call { operation: &'static str, address: String, code: tonic::Code, text: String },
     #[error("{address} did not answer in time")]
     Silent { address: String },
     #[error("{address} closed the stream")]
@@ -43,7 +43,8 @@ pub enum LinkError {
 
 impl LinkError {
     fn call(operation: &'static str, address: &str, status: tonic::Status) -> LinkError {
-        LinkError::Call { operation, address: address.to_owned(), source: Box::new(status) }
+        let (code, text) = (status.code(), status.message().to_owned());
+        LinkError::Call { operation, address: address.to_owned(), code, text }
     }
 }
 

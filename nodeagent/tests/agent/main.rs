@@ -369,7 +369,9 @@ fn agent_and_guard_killed_together_end_the_containers_by_the_kernels_hand() {
 
     // The next agent sees that nothing is left, says so, and begins anew; the old epoch never runs again.
     machine.start(&[]);
-    until("the end is known", || matches!(shared.said(5, 1), Some(Observed::Closed { .. })) || !shared.truth().ended.is_empty());
+    until("the end is known", || {
+        matches!(shared.said(5, 1), Some(Observed::Closed { .. })) || !shared.truth().ended.is_empty()
+    });
     until("the node serves", || machine.status().is_some_and(|status| status.standing == "serving"));
     assert_eq!(living(&machine.marker), NOBODY);
 }
@@ -555,6 +557,25 @@ fn session_follows_the_leader_and_does_not_wait_for_a_dead_one() {
     until("the session moved", || shared.truth().sessions.ends_with(&[3]));
     machine.run(7, 1, OnQuorumLoss::Stop);
     assert_eq!(shared.truth().registrations.len(), 1);
+}
+
+#[test]
+fn leader_that_falls_silent_behind_open_connections_is_left_for_another() {
+    let shared = Shared::new(patient_terms());
+    let members: Vec<Member> = (1..=3).map(|id| Member::start(id, &shared, ANY)).collect();
+    agree(&shared, &members.iter().collect::<Vec<_>>());
+    let mut machine = Machine::new("silent", &shared, &members.iter().collect::<Vec<_>>());
+    machine.start(&[]);
+    machine.until_registered(1);
+    until("the lease is held", || machine.status().is_some_and(|status| status.lease_left_ms > Some(0)));
+    {
+        // Not told to the session: nothing arrives from it any more, and nothing breaks it.
+        let mut truth = shared.truth();
+        (truth.leader, truth.mute) = (2, 1);
+    }
+    until("the session moved", || shared.truth().sessions.ends_with(&[2]));
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    assert_eq!(shared.truth().registrations.len(), 1, "two of three still answer");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct Truth {
     /// Member that leads; 0 for nobody.
     pub leader: u64,
     pub silent: bool,
+    /// A member whose answers get lost while its connections stay open.
+    pub mute: u64,
     pub leave: bool,
     pub membership: Option<Arc<MembershipIdentity>>,
 }
@@ -66,6 +68,7 @@ impl Shared {
             sessions: Vec::new(),
             leader: 1,
             silent: false,
+            mute: 0,
             leave: false,
             membership: None,
         };
@@ -211,7 +214,8 @@ impl Drop for Member {
 impl Member {
     /// `address`: port 0 for any.
     pub fn start(id: u64, shared: &Shared, address: SocketAddr) -> Member {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         let listener = {
             let _within = runtime.enter();
             let listen = || {
@@ -293,7 +297,9 @@ impl Agents for Service {
                         let mut truth = shared.truth();
                         truth.heartbeats.push(echo);
                         let current = echo.incarnation.0 == truth.incarnation;
-                        let (true, false, Some(membership)) = (current, truth.silent, &truth.membership) else {
+                        let (true, false, Some(membership)) =
+                            (current, truth.silent || truth.mute == id, &truth.membership)
+                        else {
                             continue;
                         };
                         let answer = Answer::Acknowledged(membership.clone());
@@ -317,7 +323,8 @@ impl Agents for Service {
         let (mut incoming, shared, id) = (request.into_inner(), self.shared.clone(), self.id);
         let (down, answers) = tokio::sync::mpsc::channel(64);
         tokio::spawn(async move {
-            let Ok(Some(wire::FromAgent { message: Some(from_agent::Message::Hello(hello)) })) = incoming.message().await
+            let Ok(Some(wire::FromAgent { message: Some(from_agent::Message::Hello(hello)) })) =
+                incoming.message().await
             else {
                 return;
             };
