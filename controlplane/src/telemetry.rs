@@ -17,7 +17,8 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> Result<(), BadFilter> {
         Some(filter) => EnvFilter::try_new(filter).map_err(|source| BadFilter { filter: filter.to_owned(), source })?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     match format {
         LogFormat::Text => subscriber.with_target(false).init(),
         LogFormat::Json => subscriber.json().init(),

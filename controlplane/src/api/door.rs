@@ -294,6 +294,9 @@ pub fn mark<Q>(call: &mut Request<Q>, manners: &Manners) {
 
 /// What a refusal of the one who was thought to lead means here.
 fn from_leader(refusal: Status) -> Failure {
+    if was_never_sent(&refusal) {
+        return Failure::Moved;
+    }
     let problem = Problem::from(&refusal);
     match (refusal.code(), &*problem.reason) {
         (Code::Unavailable, error::NOT_LEADER | "no-quorum" | "no-state" | "no-cluster" | "quarantined") => {
@@ -302,6 +305,18 @@ fn from_leader(refusal: Status) -> Failure {
         (Code::Unavailable | Code::Cancelled | Code::Unknown, _) => Failure::Unknown,
         _ => Failure::Final(problem),
     }
+}
+
+/// No connection came about: whoever was thought to lead has not heard of the call.
+fn was_never_sent(refusal: &Status) -> bool {
+    let mut cause = std::error::Error::source(refusal);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The leader this member knows, if it is another and can be asked.
