@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::net::Plug;
+
 /// Pause before a service that ended is started again: a supervisor's, not a spinning loop's.
 const AGAIN_AFTER: Duration = Duration::from_millis(150);
 
@@ -27,6 +29,8 @@ pub struct Spec {
     pub running: PathBuf,
     /// Where the outer process notes the pid of the first process.
     pub pid_file: PathBuf,
+    /// Its place in the playground's network; `None` where all share that of the host.
+    pub plug: Option<Plug>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +81,9 @@ pub fn power_on(spec: &Spec, spec_file: &Path) -> Result<Root> {
 /// Must run before any thread is started.
 pub fn outer(spec_file: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&fs::read(spec_file)?)?;
+    if let Some(plug) = spec.plug {
+        plug.connect()?;
+    }
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let mut flags = UnshareFlags::NEWPID | UnshareFlags::NEWNS;
     if !uid.is_root() {
@@ -120,6 +127,8 @@ pub fn first(spec_file: &Path, own_proc: bool) -> Result<()> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("proc", "/proc", "proc", flags, None).context("mount /proc")?;
     }
+    // Without a namespace this makes orphans fall to this process all the same.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a reaper")?;
     let mut running: BTreeMap<i32, usize> = BTreeMap::new();
     let mut waiting: Vec<usize> = (0..spec.services.len()).collect();
     loop {
@@ -182,23 +191,22 @@ impl Root {
 
     /// Everything on the machine is gone when this returns.
     pub fn power_off(self) -> Result<()> {
-        let mut tree = tree(self.pid);
-        if !self.namespace {
-            // Stop the first process so that it starts nothing again while the rest dies.
-            send(self.pid, Signal::STOP);
-        } else {
-            send(self.pid, Signal::KILL);
-        }
+        let mut rest = tree(self.pid);
+        // In a namespace the kernel takes all with the first process. Without one the first process is stopped, so that
+        // it starts nothing again, and goes last: orphans fall to it, and nobody escapes.
+        send(self.pid, if self.namespace { Signal::KILL } else { Signal::STOP });
         let limit = std::time::Instant::now() + Duration::from_secs(10);
         loop {
             if !self.namespace {
-                tree = self::tree(self.pid);
-                tree.iter().rev().for_each(|pid| send(*pid, Signal::KILL));
+                rest = tree(self.pid);
+                let below: Vec<i32> = rest.iter().skip(1).copied().filter(|pid| !is_gone(*pid)).collect();
+                let doomed = if below.is_empty() { &rest[..1] } else { &below[..] };
+                doomed.iter().for_each(|pid| send(*pid, Signal::KILL));
             }
-            if tree.iter().all(|pid| is_gone(*pid)) {
+            if rest.iter().all(|pid| is_gone(*pid)) {
                 return Ok(());
             }
-            anyhow::ensure!(std::time::Instant::now() < limit, "processes outlive their machine: {tree:?}");
+            anyhow::ensure!(std::time::Instant::now() < limit, "processes outlive their machine: {rest:?}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

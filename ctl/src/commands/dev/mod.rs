@@ -1,7 +1,9 @@
 //! A playground of real processes on this machine: bring a cluster up, break it, watch it, take it down.
 
+mod cgroups;
 mod demo;
 mod machine;
+mod net;
 mod playground;
 mod rootfs;
 mod witness;
@@ -68,14 +70,19 @@ pub enum Dev {
         #[command(flatten)]
         target: Target,
     },
-    /// Takes a machine off the network (root; playground started with --net)
+    /// Takes a machine off the network (playground started with --net), until it is healed or switched on again
     Cut {
+        /// Machine, node or member
         machine: String,
+        /// Only one way: what it sends to this machine, node or member is lost
+        #[arg(long, value_name = "MACHINE")]
+        to: Option<String>,
         #[command(flatten)]
         at: At,
     },
-    /// Puts it back
+    /// Puts it back, and mends every way from it that was cut
     Heal {
+        /// Machine, node or member
         machine: String,
         #[command(flatten)]
         at: At,
@@ -88,6 +95,8 @@ pub enum Dev {
         #[arg(long)]
         own_proc: bool,
     },
+    #[command(hide = true)]
+    Switch,
     #[command(hide = true)]
     Witness,
 }
@@ -110,6 +119,12 @@ pub struct Start {
     /// What runs the containers: `auto` takes the best that proves itself
     #[arg(long, default_value = "auto")]
     runtime: String,
+    /// Give every machine a network namespace of its own, which `dev cut` can cut (root, iproute2)
+    #[arg(long)]
+    net: bool,
+    /// So many active nodes, with every node and member on a machine of its own [default: the example of the guide]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=200))]
+    nodes: Option<u8>,
 }
 
 #[derive(Args)]
@@ -147,7 +162,10 @@ pub fn before_threads(dev: &Dev) -> Option<Result<()>> {
     match dev {
         Dev::Machine { spec } => Some(machine::outer(spec)),
         Dev::MachineFirst { spec, own_proc } => Some(machine::first(spec, *own_proc)),
+        Dev::Switch => Some(net::keep()),
         Dev::Witness => Some(witness::run()),
+        // What this process asks of the cluster it asks from inside the playground's network.
+        Dev::Up { start } | Dev::Demo { start, .. } if start.net => net::enter_own().err().map(Err),
         _ => None,
     }
 }
@@ -183,9 +201,9 @@ pub async fn run(dev: Dev) -> Result<()> {
         }
         Dev::Pause { target } => target.signal(Signal::STOP, "paused"),
         Dev::Resume { target } => target.signal(Signal::CONT, "resumed"),
-        Dev::Cut { machine, at } => cut(&at, &machine, "cut"),
-        Dev::Heal { machine, at } => cut(&at, &machine, "heal"),
-        Dev::Machine { .. } | Dev::MachineFirst { .. } | Dev::Witness => {
+        Dev::Cut { machine, to, at } => cut(&Playground::load(&at.dir)?, &machine, to.as_deref()),
+        Dev::Heal { machine, at } => heal(&Playground::load(&at.dir)?, &machine),
+        Dev::Machine { .. } | Dev::MachineFirst { .. } | Dev::Switch | Dev::Witness => {
             unreachable!("`before_threads` carries these out")
         }
     }
@@ -261,7 +279,8 @@ impl Start {
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
-        let playground = Playground::plan(&dir, self.profile, &self.runtime)?;
+        let net = if self.net { Some(net::Net::start()?) } else { None };
+        let playground = Playground::plan(&dir, self.profile, &self.runtime, self.nodes, net)?;
         Ok((playground, Progress::new("starting a cluster")))
     }
 }
@@ -312,10 +331,34 @@ fn show(playground: &Playground) -> Result<()> {
     Ok(())
 }
 
-fn cut(at: &At, machine: &str, verb: &str) -> Result<()> {
-    let playground = Playground::load(&at.dir)?;
+fn cut(playground: &Playground, machine: &str, to: Option<&str>) -> Result<()> {
+    let (net, machine) = in_own_network(playground, machine)?;
+    let Some(to) = to else {
+        net.cut(playground.machines[&machine].number)?;
+        println!("{machine} is off the network");
+        return Ok(());
+    };
+    let to = playground.machine_named(to)?;
+    net::cut_one_way(playground.root(&machine)?.pid, playground.machines[&to].number)?;
+    println!("nothing that {machine} sends reaches {to}");
+    Ok(())
+}
+
+fn heal(playground: &Playground, machine: &str) -> Result<()> {
+    let (net, machine) = in_own_network(playground, machine)?;
+    net::heal_one_ways(playground.root(&machine)?.pid)?;
+    net.heal(playground.machines[&machine].number)?;
+    println!("{machine} is on the network");
+    Ok(())
+}
+
+fn in_own_network(playground: &Playground, machine: &str) -> Result<(net::Net, String)> {
     let machine = playground.machine_named(machine)?;
-    bail!(
-        "cannot {verb} {machine}: the machines of this playground share the loopback network; `dev pause` freezes one"
-    )
+    let net = playground.net.with_context(|| {
+        format!(
+            "{machine} has no network of its own: the machines of this playground share loopback; start one with \
+             `quoratectl dev up --net` (as root), or freeze the machine with `quoratectl dev pause {machine}`"
+        )
+    })?;
+    Ok((net, machine))
 }

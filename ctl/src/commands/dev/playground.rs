@@ -13,7 +13,9 @@ use proto::v1;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::cgroups;
 use super::machine::{self, Root, Service, Spec};
+use super::net::{self, Net, Plug};
 pub use crate::args::Profile;
 use crate::client::Client;
 use crate::identity;
@@ -28,6 +30,8 @@ pub struct Playground {
     pub dir: PathBuf,
     pub profile: Profile,
     pub runtime: String,
+    /// `None` where the machines share the host's network.
+    pub net: Option<Net>,
     /// Keyed by name.
     pub machines: BTreeMap<String, Machine>,
 }
@@ -36,6 +40,8 @@ pub struct Playground {
 pub struct Machine {
     pub member: Option<Member>,
     pub node: Option<Node>,
+    /// In the playground's network, from 1.
+    pub number: u8,
     /// `None` while its power is off.
     pub root: Option<Root>,
 }
@@ -74,21 +80,39 @@ impl Programs {
 
 impl Playground {
     /// The guide's example: two active nodes and a standby one; a member beside each active node, the third alone.
-    pub fn plan(dir: &Path, profile: Profile, runtime: &str) -> Result<Playground> {
-        let mut ports = free_ports(6)?.into_iter();
-        let mut member = |at: u32| {
-            let mut address = || ports.next().map(|port| format!("127.0.0.1:{port}")).context("six ports are planned");
-            anyhow::Ok(Member { name: format!("member-{at}"), api: address()?, peer: address()? })
+    /// With `nodes`: so many active ones, and every member and node on a machine of its own.
+    /// With `net`: each machine with addresses of its own in that network.
+    pub fn plan(
+        dir: &Path,
+        profile: Profile,
+        runtime: &str,
+        nodes: Option<u8>,
+        net: Option<Net>,
+    ) -> Result<Playground> {
+        let node = |at: u8, standby| Some(Node { name: format!("node-{at}"), standby });
+        let layout: Vec<(bool, Option<Node>)> = match nodes {
+            None => vec![(true, node(1, false)), (true, node(2, false)), (true, None), (false, node(3, true))],
+            Some(nodes) => {
+                let members = (0..3).map(|_| (true, None));
+                members.chain((1..=nodes).map(|at| (false, node(at, false)))).collect()
+            }
         };
-        let node = |at: u32, standby| Some(Node { name: format!("node-{at}"), standby });
-        let machines = [
-            ("machine-1", Machine { member: Some(member(1)?), node: node(1, false), root: None }),
-            ("machine-2", Machine { member: Some(member(2)?), node: node(2, false), root: None }),
-            ("machine-3", Machine { member: Some(member(3)?), node: None, root: None }),
-            ("machine-4", Machine { member: None, node: node(3, true), root: None }),
-        ];
-        let machines = machines.into_iter().map(|(name, machine)| (name.to_owned(), machine)).collect();
-        Ok(Playground { dir: dir.to_owned(), profile, runtime: runtime.to_owned(), machines })
+        let mut ports = free_ports(6)?.into_iter();
+        let mut members = 1u8..;
+        let mut member = |machine: u8| {
+            let mut address = |port: u16| match net {
+                Some(_) => Ok(format!("{}:{port}", net::private_address(machine))),
+                None => ports.next().map(|port| format!("127.0.0.1:{port}")).context("six ports are planned"),
+            };
+            let name = format!("member-{}", members.next().context("members are few")?);
+            anyhow::Ok(Member { name, api: address(7440)?, peer: address(7441)? })
+        };
+        let mut machines = BTreeMap::new();
+        for (number, (has_member, node)) in (1u8..).zip(layout) {
+            let member = if has_member { Some(member(number)?) } else { None };
+            machines.insert(format!("machine-{number}"), Machine { member, node, number, root: None });
+        }
+        Ok(Playground { dir: dir.to_owned(), profile, runtime: runtime.to_owned(), net, machines })
     }
 
     pub fn load(dir: &Path) -> Result<Playground> {
@@ -156,8 +180,11 @@ impl Playground {
                 "--peer-listen".into(),
                 member.peer.clone(),
             ];
+            let mut argv: Vec<String> = argv.into();
+            // No address of a network that nobody else is in can be spoken to from outside.
+            argv.extend(self.net.map(|_| "--insecure".into()));
             let log = home.join("member.log");
-            services.push(Service { name: "member".into(), argv: argv.into(), log, needs: None });
+            services.push(Service { name: "member".into(), argv, log, needs: None });
         }
         if machine.node.is_some() {
             let state = home.join("agent");
@@ -176,11 +203,16 @@ impl Playground {
                 "--memory-bytes".into(),
                 (4u64 << 30).to_string(),
             ];
+            let mut argv: Vec<String> = argv.into();
+            if let Some(place) = cgroups::place(&self.dir, name) {
+                argv.extend(["--cgroup-root".into(), text(&place)]);
+            }
             let needs = Some(state.join("identity.json"));
-            services.push(Service { name: "agent".into(), argv: argv.into(), log: home.join("agent.log"), needs });
+            services.push(Service { name: "agent".into(), argv, log: home.join("agent.log"), needs });
         }
         let running = home.join("running.json");
-        Spec { name: name.to_owned(), services, running, pid_file: home.join("root.json") }
+        let plug = self.net.map(|net| Plug { net, number: machine.number });
+        Spec { name: name.to_owned(), services, running, pid_file: home.join("root.json"), plug }
     }
 
     pub fn power_on(&mut self, name: &str) -> Result<()> {
@@ -189,6 +221,8 @@ impl Playground {
         let home = self.dir.join(name);
         fs::create_dir_all(home.join("agent")).with_context(|| format!("make {}", home.display()))?;
         let spec = self.spec(name, &Programs::find()?);
+        // A machine that boots knows no control group of its life before.
+        cgroups::remove(&self.dir, Some(name));
         let root = machine::power_on(&spec, &home.join("machine.json"))?;
         if let Some(machine) = self.machines.get_mut(name) {
             machine.root = Some(root);
@@ -221,6 +255,10 @@ impl Playground {
             if self.machines[&name].root.is_some_and(Root::is_alive) {
                 self.power_off(&name)?;
             }
+        }
+        cgroups::remove(&self.dir, None);
+        if let Some(net) = self.net {
+            net.stop();
         }
         Ok(())
     }
