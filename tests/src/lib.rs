@@ -1,3 +1,7 @@
-//! What the tests of the whole are made of. `sim`: the simulator and its stories.
+//! What the tests of the whole are made of. `sim`: the simulator and its stories. `figures`: what the README says was measured.
+//! `processes`: real programs, started and killed, and a client that is nothing of ours.
 
+#[cfg(feature = "live")]
+pub mod figures;
+pub mod processes;
 pub mod sim;

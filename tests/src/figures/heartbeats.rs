@@ -1,0 +1,259 @@
+//! What a member needs for the heartbeats of many nodes: one a second from each, over connections of their own as real
+//! agents have them, each also with a session to the leader. The nodes have joined and registered, so every answer is an
+//! acknowledgement that a lease rests on; one that is refused fails the measurement.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use cluster::agent::{Heartbeat, ToLeader};
+use cluster::command::Registration;
+use cluster::{BootId, FencingClass, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, NodeId, Resources};
+use proto::v1::node_service_client::NodeServiceClient;
+use proto::wire::agents_client::AgentsClient;
+use proto::wire::{from_agent, heartbeat_down, heartbeat_reply, heartbeat_up, to_agent};
+use proto::{v1, wire};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
+
+use super::members::{self, Members};
+use super::{Figure, Sample, usage};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Nodes that join and connect at once.
+const AT_ONCE: usize = 64;
+/// Until connections, first desired sets and allocators have settled.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// As an agent asks for: heartbeats are small.
+const WINDOW_BYTES: u32 = 64 << 10;
+
+/// What the answers said.
+#[derive(Default)]
+struct Heard {
+    sample: Sample,
+    refused: usize,
+    measured: bool,
+}
+
+/// `nodes` nodes, each heard by `hear` of the three members, the leader among them.
+pub async fn measure(dir: &Path, nodes: usize, seconds: u64, hear: usize) -> Result<Figure> {
+    let descriptors = (nodes * (hear + 1) + 1_000) as u64;
+    usage::allow_descriptors(descriptors).map_err(|problem| anyhow!(problem))?;
+    let cluster = Members::start(dir, "sled").await?;
+    let leader = cluster.leader().await?;
+    let mut heard_by = vec![leader];
+    heard_by.extend(cluster.all().iter().filter(|member| member.name != leader.name).take(hear - 1));
+
+    let local = tokio::task::LocalSet::new();
+    let addresses: Vec<String> = heard_by.iter().map(|member| member.peer.clone()).collect();
+    let heard = Rc::new(RefCell::new(Heard::default()));
+    let phase = Rc::clone(&heard);
+    let used = || heard_by.iter().map(|member| usage::cpu_time(member.pid())).collect::<Vec<_>>();
+    let (cores, memory, own) = local
+        .run_until(async {
+            let mut beating: JoinSet<Result<()>> = JoinSet::new();
+            let agents = register(&leader.api, &leader.peer, nodes).await?;
+            for agent in &agents {
+                for address in &addresses {
+                    // Spread over the second, as those of real nodes are.
+                    let offset = EVERY.mul_f64((agent.node % nodes as u64) as f64 / nodes as f64);
+                    beating.spawn_local(beat(agent.clone(), address.clone(), offset, Rc::clone(&heard)));
+                }
+            }
+            let wait = async |wanted: Duration, beating: &mut JoinSet<Result<()>>| -> Result<()> {
+                tokio::select! {
+                    () = tokio::time::sleep(wanted) => Ok(()),
+                    Some(ended) = beating.join_next() => {
+                        ended??;
+                        bail!("a node fell silent")
+                    }
+                }
+            };
+            // Connections are made in the offsets' order within the first second or however long it takes.
+            wait(EVERY + WARM_UP, &mut beating).await?;
+            let (began, before, own_before) = (Instant::now(), used(), usage::cpu_time(std::process::id()));
+            phase.borrow_mut().measured = true;
+            wait(Duration::from_secs(seconds), &mut beating).await?;
+            phase.borrow_mut().measured = false;
+            let took = began.elapsed().as_secs_f64();
+            let share = |after: Duration, before: Duration| after.saturating_sub(before).as_secs_f64() / took;
+            let cores: Vec<f64> = used().iter().zip(&before).map(|(after, before)| share(*after, *before)).collect();
+            let memory: Vec<u64> = heard_by.iter().map(|member| usage::resident_mib(member.pid())).collect();
+            let own = share(usage::cpu_time(std::process::id()), own_before);
+            anyhow::Ok((cores, memory, own))
+        })
+        .await?;
+
+    let Heard { mut sample, refused, .. } = heard.take();
+    ensure!(refused == 0, "{refused} heartbeats were refused");
+    let answers = sample.len() as f64 / seconds as f64;
+    let wanted = (nodes * hear) as f64;
+    ensure!(answers > wanted * 0.98, "{answers:.0} answers a second came for {wanted:.0} heartbeats");
+    let (p50, p99) = (sample.quantile_ms(0.5), sample.quantile_ms(0.99));
+    let text = format!(
+        "{:.0} heartbeats/s per member: leader {:.2} cores, {} MiB (with {nodes} sessions); follower {:.2} cores, {} MiB; \
+         answers p50 {p50:.2} ms, p99 {p99:.2} ms; {nodes} nodes speaking to {hear} members, {seconds} s, load {own:.2} cores",
+        answers / hear as f64,
+        cores[0],
+        memory[0],
+        cores[1],
+        memory[1],
+    );
+    let json = json!({
+        "figure": "heartbeats", "nodes": nodes, "members": hear, "seconds": seconds,
+        "per_second_and_member": answers / hear as f64, "leader_cores": cores[0], "leader_mib": memory[0],
+        "follower_cores": cores[1], "follower_mib": memory[1], "p50_ms": p50, "p99_ms": p99, "load_cores": own,
+    });
+    Ok(Figure::new(text, json))
+}
+
+/// A simulated agent: what opens its streams and what its heartbeats say.
+#[derive(Clone)]
+struct Agent {
+    node: u64,
+    hello: wire::AgentHello,
+    incarnation: Incarnation,
+    terms: LeaseTerms,
+    /// Held open, as agents do.
+    _session: Arc<Session>,
+}
+
+struct Session {
+    _words: mpsc::Sender<wire::FromAgent>,
+    _task: tokio::task::JoinHandle<()>,
+}
+
+/// Joins and registers `count` nodes, [`AT_ONCE`] at a time.
+async fn register(api: &str, peer: &str, count: usize) -> Result<Vec<Agent>> {
+    let channel = members::connect(api).await?;
+    let mut coming: JoinSet<Result<Agent>> = JoinSet::new();
+    let mut agents = Vec::with_capacity(count);
+    for number in 0..count {
+        if coming.len() == AT_ONCE {
+            agents.push(coming.join_next().await.context("some are on their way")???);
+        }
+        let (nodes, peer) = (NodeServiceClient::new(channel.clone()), peer.to_owned());
+        coming.spawn_local(enter(nodes, peer, number));
+    }
+    while let Some(agent) = coming.join_next().await {
+        agents.push(agent??);
+    }
+    Ok(agents)
+}
+
+async fn enter(mut nodes: NodeServiceClient<tonic::transport::Channel>, peer: String, number: usize) -> Result<Agent> {
+    let request = v1::JoinRequest {
+        request_id: members::request_id(),
+        name: format!("node-{number}"),
+        role: v1::NodeRole::Active.into(),
+        ..v1::JoinRequest::default()
+    };
+    let joined = nodes.join(request).await?.into_inner();
+    let node: u64 = joined.node.trim_start_matches('n').parse().context("the node's id is a number")?;
+    let cluster = u128::from_str_radix(&joined.cluster_id, 16).context("the cluster's id is hexadecimal")?;
+    let hello = wire::AgentHello {
+        cluster: cluster.to_be_bytes().to_vec().into(),
+        generation: joined.generation,
+        node,
+        secret: from_hex(&joined.secret).context("the secret is hexadecimal")?.into(),
+        feature_level: proto::FEATURE_LEVEL,
+    };
+    let mut client = AgentsClient::new(connect(&peer).await?);
+    let (words, outgoing) = mpsc::channel(8);
+    words.try_send(wire::FromAgent { message: Some(from_agent::Message::Hello(hello.clone())) })?;
+    let mut incoming = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
+    let terms = cluster::Profile::Default.terms();
+    let registration = Registration {
+        node: NodeId(node),
+        ends: Incarnation(0),
+        boot: boot(node),
+        empty: true,
+        facts: NodeFacts {
+            class: FencingClass::F1,
+            class_reason: "simulated".into(),
+            capacity: Resources { cpu_millis: 4_000, memory_bytes: 8 << 30 },
+            runtimes: ["process".into()].into(),
+            runtimes_refused: [].into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            terms,
+        },
+    };
+    words.try_send((&ToLeader::Register(Box::new(registration))).into())?;
+    let incarnation = loop {
+        match next(&mut incoming).await? {
+            to_agent::Message::Registered(registered) => break Incarnation(registered.incarnation),
+            to_agent::Message::NotRegistered(not) => bail!("not registered: {}", not.reason),
+            to_agent::Message::NotLeader(_) => bail!("the leader leads no more"),
+            to_agent::Message::Refused(refused) => bail!("refused: {}", refused.text),
+            _ => {}
+        }
+    };
+    // Reads on, as an agent does; a desired set of nothing asks for nothing.
+    let task = tokio::task::spawn_local(async move { while next(&mut incoming).await.is_ok() {} });
+    Ok(Agent { node, hello, incarnation, terms, _session: Arc::new(Session { _words: words, _task: task }) })
+}
+
+async fn next(incoming: &mut Streaming<wire::ToAgent>) -> Result<to_agent::Message> {
+    incoming.message().await?.and_then(|said| said.message).context("the session ended")
+}
+
+/// One node to one member, for ever: a heartbeat each second, at `offset` into it.
+async fn beat(agent: Agent, address: String, offset: Duration, heard: Rc<RefCell<Heard>>) -> Result<()> {
+    tokio::time::sleep(offset).await;
+    let mut client = AgentsClient::new(connect(&address).await?);
+    let (up, outgoing) = mpsc::channel(4);
+    let say = |message| up.try_send(wire::HeartbeatUp { message: Some(message) });
+    say(heartbeat_up::Message::Hello(agent.hello.clone()))?;
+    let mut incoming = client.heartbeats(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for sequence in 1_u64.. {
+        tick.tick().await;
+        let heartbeat = Heartbeat {
+            generation: Generation(agent.hello.generation),
+            node: NodeId(agent.node),
+            incarnation: agent.incarnation,
+            boot: boot(agent.node),
+            terms: agent.terms,
+            sequence,
+            sent_at: Moment(sequence),
+        };
+        let sent = Instant::now();
+        say(heartbeat_up::Message::Heartbeat((&heartbeat).into()))?;
+        let down = incoming.message().await?.and_then(|down| down.message).context("the member closed the stream")?;
+        let heartbeat_down::Message::Reply(reply) = down else { bail!("the member refused the stream: {down:?}") };
+        let mut heard = heard.borrow_mut();
+        if heard.measured {
+            heard.sample.add(sent.elapsed());
+            let acknowledged = matches!(reply.answer, Some(heartbeat_reply::Answer::Acknowledged(_)));
+            heard.refused += usize::from(!acknowledged);
+        }
+    }
+    Ok(())
+}
+
+/// A connection with the windows of an agent's.
+async fn connect(address: &str) -> Result<tonic::transport::Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(10))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES);
+    endpoint.connect().await.with_context(|| format!("connect to {address}"))
+}
+
+fn boot(node: u64) -> BootId {
+    BootId(u128::from(node))
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map(digits).collect()
+}
