@@ -688,7 +688,7 @@ fn unfinished(tree: &Tree) -> Vec<String> {
     /// File and reason.
     const MAY_SLEEP: [(&str, &str); 4] = [
         ("tests/tests/tidy.rs", "names what it forbids"),
-        ("tests/src/live/", "asks a real process again until a deadline; nothing tells it when to look"),
+        ("tests/src/processes/", "asks a real process again until a deadline; nothing tells it when to look"),
         ("controlplane/tests/it/support.rs", "asks a member again until a deadline; nothing tells it when to look"),
         ("nodeagent/tests/", "asks real processes again until a deadline; nothing tells it when to look"),
     ];
