@@ -55,6 +55,8 @@ stories! {
     kept_container_waits_for_the_operator "kept-container-waits-for-the-operator.txt"
     graceful_leave_needs_no_fence "graceful-leave-needs-no-fence.txt"
     crashed_container_is_started_again "crashed-container-is-started-again.txt"
+    power_switch_fences_sooner "power-switch-fences-sooner.txt"
+    hanging_container_blocks_its_handover "container-that-cannot-be-killed-blocks-its-handover.txt"
     shorter_lease_terms_come_into_force "shorter-lease-terms-come-into-force.txt"
 }
 

@@ -108,8 +108,7 @@ impl Consensus {
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node =
-            RawNode::new(&config, Stored(tail), &logger).map_err(|error| CannotStart(error.to_string()))?;
+        let node = RawNode::new(&config, Stored(tail), &logger).map_err(|error| CannotStart(error.to_string()))?;
         let mut consensus = Consensus { node, outstanding: VecDeque::new() };
         consensus.settle_timeout();
         Ok(consensus)
@@ -376,8 +375,18 @@ impl Storage for Stored {
 fn message_type(kind: i32) -> Option<MessageType> {
     use MessageType::*;
     let known = [
-        MsgAppend, MsgAppendResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapshot, MsgHeartbeat,
-        MsgHeartbeatResponse, MsgTransferLeader, MsgTimeoutNow, MsgReadIndex, MsgReadIndexResp, MsgRequestPreVote,
+        MsgAppend,
+        MsgAppendResponse,
+        MsgRequestVote,
+        MsgRequestVoteResponse,
+        MsgSnapshot,
+        MsgHeartbeat,
+        MsgHeartbeatResponse,
+        MsgTransferLeader,
+        MsgTimeoutNow,
+        MsgReadIndex,
+        MsgReadIndexResp,
+        MsgRequestPreVote,
         MsgRequestPreVoteResponse,
     ];
     known.into_iter().find(|known| *known as i32 == kind)

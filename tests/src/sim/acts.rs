@@ -2,7 +2,7 @@
 //! In: one deed at its time. Out: changes to machines, links and processes, and what follows from them at once.
 //! A deed that does not fit (a machine that is off already) does nothing and is counted as idle.
 
-use cluster::{Event, NodeId, Proof, Revision};
+use cluster::{Event, Incarnation, MemberId, NodeId, Proof, Revision};
 
 use crate::sim::clients::Step;
 use crate::sim::clock::{Clock, MS, SECOND};
@@ -43,6 +43,13 @@ impl World {
             Deed::PowerOff(site) => self.power_off(site),
             Deed::PowerOn(site) => self.power_on(site),
             Deed::Freeze(site) => self.freeze(site),
+            Deed::Suspend(site) => {
+                let asleep = self.freeze(site);
+                if asleep && let Some(machine) = self.machines.get_mut(&site) {
+                    machine.suspended = true;
+                }
+                asleep
+            }
             Deed::Thaw(site) => self.thaw(site),
             Deed::Cut(from, to) => self.cut(&[(from, to)]),
             Deed::Mend(from, to) => {
@@ -148,6 +155,11 @@ impl World {
                 self.nodes.get_mut(&id).expect("it is there").slow_stops = (until, stop);
                 true
             }),
+            Deed::HangKills { at, length } => self.node_at_site(at).is_some_and(|id| {
+                let until = self.now + length;
+                self.nodes.get_mut(&id).expect("it is there").hung_until = until;
+                true
+            }),
             Deed::FailStarts { at, length } => self.node_at_site(at).is_some_and(|id| {
                 let until = self.now + length;
                 self.nodes.get_mut(&id).expect("it is there").fail_starts_until = until;
@@ -223,6 +235,7 @@ impl World {
             return false;
         }
         machine.frozen_since = None;
+        machine.suspended = false;
         machine.thawed_at = None;
         let (member, node) = (machine.member, machine.node);
         let waiting = std::mem::take(&mut machine.waiting);
@@ -272,10 +285,11 @@ impl World {
     fn thaw(&mut self, site: Site) -> bool {
         let now = self.now;
         let Some(machine) = self.machines.get_mut(&site) else { return false };
-        if machine.frozen_since.take().is_none() {
-            return false;
-        }
+        let Some(since) = machine.frozen_since.take() else { return false };
         machine.thawed_at = Some(now);
+        if std::mem::replace(&mut machine.suspended, false) {
+            machine.clock.slept(now - since);
+        }
         let waiting = std::mem::take(&mut machine.waiting);
         // Timers of a process that stood still fire once.
         let mut ticked = Vec::new();
@@ -401,6 +415,7 @@ impl World {
             if let Some(node) = self.machines[&site].node.and_then(|id| self.nodes.get_mut(&id)) {
                 node.fail_starts_until = 0;
                 node.slow_stops = (0, 0);
+                node.hung_until = 0;
             }
         }
         for member in self.members.values_mut() {
@@ -412,6 +427,38 @@ impl World {
             self.restart_agent(id, MS);
         }
         self.begin_operator();
+    }
+
+    /// The switch answers "off" for the very boot that was asked for, or not at all.
+    pub(crate) fn switch_off(&mut self, member: MemberId, life: u32, node: NodeId, incarnation: Incarnation) {
+        self.counts.handled += 1;
+        let site = self.node_site(node);
+        let Some(boot) = self.newest.node(node).filter(|it| it.health.incarnation() == incarnation).and_then(|it| it.health.boot())
+        else {
+            return;
+        };
+        if self.machines[&site].boot == boot {
+            self.power_off(site);
+        }
+        if self.transcript.wants(Show::Deeds) {
+            self.note(Line { show: Show::Deeds, text: format!("! power switch: machine {site} is off") });
+        }
+        *self.counts.transitions.entry("power switch confirmed").or_default() += 1;
+        if self.members.get(&member).is_some_and(|it| it.life == life && !it.paused && it.process.is_some()) {
+            let (method, evidence) = ("switch".into(), "off".into());
+            self.input(member, replica::Input::FenceConfirmed { node, incarnation, method, evidence });
+        }
+        self.after(SECOND, Happening::SwitchOn { node });
+    }
+
+    pub(crate) fn switch_on(&mut self, node: NodeId) {
+        self.counts.handled += 1;
+        let open = self.newest.node(node).is_some_and(|it| matches!(it.health, cluster::Health::Fencing { .. }));
+        if open && !self.healed {
+            self.after(SECOND, Happening::SwitchOn { node });
+        } else {
+            self.power_on(self.node_site(node));
+        }
     }
 
     /// The operator looks after machines on which a container may still run, as far as the cluster knows, and vouches
@@ -469,6 +516,8 @@ impl Deed {
             Deed::Rate { .. } => "clock rate",
             Deed::SlowStops { .. } => "slow stops",
             Deed::FailStarts { .. } => "failing starts",
+            Deed::HangKills { .. } => "hanging kills",
+            Deed::Suspend(_) => "suspend",
             Deed::Exit { .. } => "exit",
             Deed::TransferLeader(_) => "transfer leader",
             Deed::AddMember(_) => "add member",

@@ -46,7 +46,7 @@ impl World {
         // The first deed of an agent: helpers of the one before are ended, whatever they were at.
         node.works.retain(|_, work| work.phase != WorkPhase::Starting);
         let machine = &self.machines[&node.site];
-        let config = Config { node: id, boot: machine.boot, facts: node.facts() };
+        let config = Config { node: id, boot: machine.boot, facts: node.facts(self.layout.power_switch) };
         let agent = Agent::new(config, node.journal.clone());
         let slot = node.guard.as_ref().map_or(GuardSays { alive: false, ..node.slot }, Guardian::slot);
         node.agent = Some(AgentProcess {
@@ -281,8 +281,9 @@ impl World {
             Effect::Stop { container, epoch, grace } => {
                 let (slow_until, slow) = node.slow_stops;
                 let present = node.works.contains_key(&(container, epoch));
+                let hung = node.hung_until.saturating_sub(self.now);
                 let natural = if slow_until > self.now { slow } else { self.runtime_jitter(100 * MS) };
-                let ends = if present { natural.min(grace.0) + self.runtime_jitter(KILL) } else { 0 };
+                let ends = if present { (natural.min(grace.0) + self.runtime_jitter(KILL)).max(hung) } else { 0 };
                 let gone = ends + self.runtime_jitter(UNMOUNT);
                 self.after(ends, hands(Act::End { container, epoch }));
                 self.after(gone, hands(Act::Gone { container, epoch, tell: true }));
@@ -540,6 +541,7 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("it has a guard");
         let life = node.guard_life;
         let boot = self.machines[&node.site].boot.0;
+        let hung = node.hung_until.saturating_sub(self.now);
         let of_it = |work: &Work| work.policy == OnQuorumLoss::Stop && work.incarnation <= incarnation;
         node.works.retain(|_, work| !(of_it(work) && work.phase == WorkPhase::Starting));
         let left: Vec<_> = node.works.iter().filter(|(_, work)| of_it(work)).map(|(key, _)| *key).collect();
@@ -548,7 +550,7 @@ impl World {
             return self.after(MS, Happening::Guard { node: id, life, what });
         }
         for (container, epoch) in left {
-            let took = self.runtime_jitter(KILL);
+            let took = self.runtime_jitter(KILL).max(hung);
             self.after(took, Happening::Hands { node: id, boot, act: Act::End { container, epoch } });
             let unmounted = took + self.runtime_jitter(UNMOUNT);
             self.after(unmounted, Happening::Hands { node: id, boot, act: Act::Gone { container, epoch, tell: false } });

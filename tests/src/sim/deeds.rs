@@ -35,6 +35,8 @@ pub struct Layout {
     pub boot_grace_ms: u64,
     pub brake_quiet_ms: u64,
     pub clients: u32,
+    /// Every node has a power switch that the members can ask: class F3.
+    pub power_switch: bool,
 }
 
 /// Where in its work a member dies.
@@ -52,6 +54,8 @@ pub enum Deed {
     PowerOn(Site),
     /// Everything on it stands still, clocks go on.
     Freeze(Site),
+    /// Likewise, and the clock that does not count suspend does not count it.
+    Suspend(Site),
     Thaw(Site),
     /// Nothing gets from the first to the second.
     Cut(Site, Site),
@@ -90,6 +94,8 @@ pub enum Deed {
     /// What the runtime does on this machine for a while: every stop takes this long, every start fails.
     SlowStops { at: Site, length: u64, stop: u64 },
     FailStarts { at: Site, length: u64 },
+    /// No kill works there for a while: tasks wait in the kernel.
+    HangKills { at: Site, length: u64 },
     /// The first task of some container there ends by itself.
     Exit { at: Site, code: i32 },
 
@@ -162,6 +168,7 @@ struct Swarm {
     operators: bool,
     terms: bool,
     graceful: bool,
+    switch: bool,
 }
 
 impl Plan {
@@ -203,6 +210,7 @@ impl Swarm {
             operators: on(2),
             terms: on(6),
             graceful: on(5),
+            switch: on(6),
         }
     }
 }
@@ -245,6 +253,7 @@ impl Layout {
             boot_grace_ms: 5_000,
             brake_quiet_ms: 8_000,
             clients: chance.within(1..=3) as u32,
+            power_switch: swarm.switch,
         }
     }
 
@@ -292,7 +301,7 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
                 add(at + long, Deed::PowerOn(site));
             }
             Kind::Freeze => {
-                add(at, Deed::Freeze(site));
+                add(at, if chance.one_in(4) { Deed::Suspend(site) } else { Deed::Freeze(site) });
                 add(at + if chance.one_in(3) { long } else { short }, Deed::Thaw(site));
             }
             Kind::Cut => {
@@ -354,6 +363,7 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
             Kind::Replay => add(at, Deed::Replay(node)),
             Kind::Rate => add(at, Deed::Rate { at: site, ppm: chance.below(9_001) as i64 - 4_500 }),
             Kind::SlowStops => add(at, Deed::SlowStops { at: node, length: long, stop: long }),
+            Kind::HangKills => add(at, Deed::HangKills { at: node, length: 2 * long }),
             Kind::FailStarts => add(at, Deed::FailStarts { at: node, length: short }),
             Kind::Exit => add(at, Deed::Exit { at: node, code: chance.below(3) as i32 }),
             Kind::Transfer => add(at, Deed::TransferLeader(chance.one_in(2).then_some(member))),
@@ -394,6 +404,7 @@ enum Kind {
     Replay,
     Rate,
     SlowStops,
+    HangKills,
     FailStarts,
     Exit,
     Transfer,
@@ -402,7 +413,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 27] = [
+    const ALL: [Kind; 28] = [
         Kind::Power,
         Kind::Freeze,
         Kind::Cut,
@@ -425,6 +436,7 @@ impl Kind {
         Kind::Replay,
         Kind::Rate,
         Kind::SlowStops,
+        Kind::HangKills,
         Kind::FailStarts,
         Kind::Exit,
         Kind::Transfer,
@@ -444,7 +456,7 @@ impl Kind {
             Kind::StallDisk | Kind::FailSync => swarm.disks,
             Kind::Wipe | Kind::Rot => swarm.damage,
             Kind::Rate => swarm.clocks,
-            Kind::SlowStops | Kind::FailStarts | Kind::Exit => swarm.runtime,
+            Kind::SlowStops | Kind::HangKills | Kind::FailStarts | Kind::Exit => swarm.runtime,
             Kind::Transfer => swarm.leadership,
             Kind::Membership => swarm.membership,
             Kind::Leave => swarm.graceful,
@@ -508,6 +520,7 @@ impl fmt::Display for Deed {
             Deed::PowerOff(site) => write!(f, "machine {site} loses power"),
             Deed::PowerOn(site) => write!(f, "machine {site} gets power"),
             Deed::Freeze(site) => write!(f, "machine {site} stands still"),
+            Deed::Suspend(site) => write!(f, "machine {site} is suspended"),
             Deed::Thaw(site) => write!(f, "machine {site} goes on"),
             Deed::Cut(from, to) => write!(f, "nothing gets from {from} to {to}"),
             Deed::Mend(from, to) => write!(f, "link from {from} to {to} is well"),
@@ -531,6 +544,7 @@ impl fmt::Display for Deed {
             Deed::RotDisk { at, .. } => write!(f, "a bit flips on the disk of {at}"),
             Deed::Rate { at, ppm } => write!(f, "clock of {at} runs at {ppm:+} ppm"),
             Deed::SlowStops { at, stop, .. } => write!(f, "stops on {at} take {}", seconds(stop)),
+            Deed::HangKills { at, length } => write!(f, "no kill works on {at} for {}", seconds(length)),
             Deed::FailStarts { at, length } => write!(f, "starts on {at} fail for {}", seconds(length)),
             Deed::Exit { at, code } => write!(f, "a container on {at} exits with {code}"),
             Deed::TransferLeader(Some(site)) => write!(f, "leadership is to move to {site}"),

@@ -25,6 +25,8 @@ pub struct Machine {
     pub powered: bool,
     pub boot: BootId,
     pub frozen_since: Option<God>,
+    /// What stands still is suspended: one of its clocks does not count that.
+    pub suspended: bool,
     pub thawed_at: Option<God>,
     /// What arrived while everything stood still.
     pub waiting: Vec<Happening>,
@@ -137,6 +139,8 @@ pub struct Node {
     pub works: BTreeMap<(ContainerId, Epoch), Work>,
     pub fail_starts_until: God,
     pub slow_stops: (God, u64),
+    /// Until then no kill works: tasks wait in the kernel.
+    pub hung_until: God,
 }
 
 pub struct AgentProcess {

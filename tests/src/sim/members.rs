@@ -77,7 +77,9 @@ impl World {
     pub(crate) fn stop_member(&mut self, id: MemberId, power: bool) -> bool {
         let Some(member) = self.members.get_mut(&id) else { return false };
         let ran = member.process.take().is_some();
-        member.life += 1;
+        if ran {
+            member.life += 1;
+        }
         member.paused = false;
         member.crash = None;
         let waiting = std::mem::take(&mut member.waiting);
@@ -435,7 +437,14 @@ impl World {
                 let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
                 self.after(took, Happening::Member { member: id, life, what: ToMember::Planned { plan } });
             }
-            Effect::Fence { .. } => *self.counts.transitions.entry("fence asked for").or_default() += 1,
+            Effect::Fence { node, incarnation } => {
+                *self.counts.transitions.entry("fence asked for").or_default() += 1;
+                let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
+                if self.layout.power_switch && !self.chance.one_in(4) {
+                    let took = self.jitter(SECOND);
+                    self.after(took, Happening::Switch { member: id, life, node, incarnation });
+                }
+            }
             Effect::Halt { reason } => self.halted(id, reason),
             Effect::Say { level, text } => {
                 if level != Level::Info || self.transcript.wants(Show::Members) {

@@ -10,6 +10,7 @@ use cluster::{Desired, Health, Observed as Seen, Order, Placement, Unplaced};
 use crate::sim::checks::Violation;
 use crate::sim::clock::{God, SECOND};
 use crate::sim::deeds::Plan;
+use crate::sim::host::{Member, Node};
 use crate::sim::transcript::Transcript;
 use crate::sim::world::{Counts, World};
 
@@ -89,7 +90,8 @@ impl World {
     pub fn unsettled(&self) -> Option<String> {
         let state = &self.newest;
         if self.leader().is_none() {
-            return Some("nobody leads".to_owned());
+            let each = self.members.values().map(|member| self.member_in_short(member));
+            return Some(format!("nobody leads: {}", each.collect::<Vec<_>>().join("; ")));
         }
         if let Some(node) = state.fencing().next() {
             return Some(format!("the fencing of {} is open", node.name));
@@ -98,7 +100,8 @@ impl World {
             return Some(format!("earlier lease terms still fade: {:?}", state.settings().terms_fading));
         }
         if let Some(node) = state.nodes().find(|node| !matches!(node.health, Health::Up { .. })) {
-            return Some(format!("{} is {}", node.name, node.health));
+            let agent = self.nodes.get(&node.id).map(|host| self.node_in_short(host));
+            return Some(format!("{} is {}, its agent: {}", node.name, node.health, agent.unwrap_or_default()));
         }
         if let Some(container) = state.handovers().next() {
             return Some(format!("the handover of {} is open", container.spec.name));
@@ -114,6 +117,24 @@ impl World {
             return Some(format!("the planner would still do {command:?}"));
         }
         (self.open_questions() > 0).then(|| format!("{} questions are open", self.open_questions()))
+    }
+
+    fn member_in_short(&self, member: &Member) -> String {
+        let Member { id, paused, retired, process, .. } = member;
+        let Some(process) = process else { return format!("{id} does not run ({retired:?})") };
+        let status = process.replica.status();
+        let voters = &process.replica.tail().membership.voters;
+        let (role, term, last) = (status.role, status.term, status.last);
+        let paused = if *paused { ", paused" } else { "" };
+        format!("{id} {role:?} in {term}, last {last:?}, commit {}, voters {voters:?}{paused}", status.commit)
+    }
+
+    fn node_in_short(&self, node: &Node) -> String {
+        let Node { agent, agent_paused, left, guard, .. } = node;
+        let Some(process) = agent else { return format!("not running, left {left}, guard {}", guard.is_some()) };
+        let session = process.session.and_then(|link| self.sessions.get(&link)).map(|session| session.member);
+        let standing = process.agent.standing();
+        format!("{standing}, paused {agent_paused}, session {:?} with {session:?}, {:?}", process.session, node.slot)
     }
 
     fn container_unsettled(&self, container: &cluster::Container) -> Option<String> {

@@ -17,13 +17,13 @@ use crate::sim::world::World;
 
 /// What a story may say, one a line; for the message about a line that cannot be read.
 pub const VERBS: &str = "\
-members N | nodes N | standby nK | alone mK | spare N | profile NAME | seed N | show KIND… | hide TEXT
+members N | nodes N | standby nK | alone mK | spare N | power-switch | profile NAME | seed N | show KIND… | hide TEXT
 at T VERB …   with VERB one of
   create NAME [memory MIB] [keep] [prefer nK] | start, stop, delete, restart NAME | move NAME [to nK]
   annotate NAME KEY=VALUE | cordon, uncordon, drain, return nK | role nK active|standby | profile NAME | read
-  power-off, power-on, freeze, thaw, isolate, rejoin TARGET | cut, mend TARGET TARGET | slow TARGET TARGET T
+  power-off, power-on, freeze, suspend, thaw, isolate, rejoin TARGET | cut, mend TARGET TARGET | slow TARGET TARGET T
   kill-member, pause-member, resume-member mK | kill-agent, pause-agent, resume-agent nK | kill-guard, kill-node nK
-  stall-disk mK T | wipe-disk mK | rot-disk mK | slow-stops nK T T | fail-starts nK T | exit nK CODE
+  stall-disk mK T | wipe-disk mK | rot-disk mK | slow-stops nK T T | hang-kills nK T | fail-starts nK T | exit nK CODE
   transfer-leader [mK] | add-member machine K | remove-member mK | leave nK | confirm-down nK | replay nK | heal
   expect NAME runs on nK | expect NAME runs nowhere | expect NAME has no place | expect leader mK | expect well
 until T
@@ -62,6 +62,10 @@ impl Story {
                 ["spare", count] => number(count).map(|count| spare = count as usize),
                 ["standby", node] => numbered('n', node).map(|node| standby.push(node as usize)),
                 ["alone", member] => numbered('m', member).map(|member| alone.push(member as usize)),
+                ["power-switch"] => {
+                    story.layout.power_switch = true;
+                    Ok(())
+                }
                 ["profile", name] => profile(name).map(|profile| story.layout.profile = profile),
                 ["seed", seed] => number(seed).map(|seed| story.seed = seed),
                 ["show", kinds @ ..] => kinds.iter().map(|kind| show(kind)).collect::<Result<Vec<_>, _>>().map(|kinds| story.shown.extend(kinds)),
@@ -94,6 +98,7 @@ impl Story {
                 boot_grace_ms: 60_000,
                 brake_quiet_ms: 5 * 60_000,
                 clients: 1,
+                power_switch: false,
             },
             seed: 1,
             shown: vec![Show::Deeds, Show::Events, Show::Runs, Show::Guards, Show::Leaders],
@@ -191,6 +196,8 @@ fn step(world: &mut World, words: &[&str]) -> Result<(), String> {
         ["power-off", at] => Deed::PowerOff(site(at)?),
         ["power-on", at] => Deed::PowerOn(site(at)?),
         ["freeze", at] => Deed::Freeze(site(at)?),
+        ["suspend", at] => Deed::Suspend(site(at)?),
+        ["hang-kills", at, length] => Deed::HangKills { at: site(at)?, length: span(length)? },
         ["thaw", at] => Deed::Thaw(site(at)?),
         ["isolate", at] => Deed::Isolate(site(at)?),
         ["rejoin", at] => Deed::Rejoin(site(at)?),

@@ -137,6 +137,10 @@ pub enum Happening {
     StartGuard { node: NodeId, life: u32 },
     /// Both ends of a broken stream notice, each in its time.
     SessionEnds { link: Link, end: End },
+    /// The power switch of a node was asked for, for this incarnation.
+    Switch { member: MemberId, life: u32, node: NodeId, incarnation: cluster::Incarnation },
+    /// Power returns to a machine once the receipt is there *(12)*.
+    SwitchOn { node: NodeId },
     Operator,
 }
 
@@ -296,6 +300,7 @@ impl World {
                 powered: true,
                 boot,
                 frozen_since: None,
+                suspended: false,
                 thawed_at: None,
                 waiting: Vec::new(),
                 member,
@@ -427,6 +432,8 @@ impl World {
             Happening::StartAgent { node, life } => self.start_agent(node, life),
             Happening::StartGuard { node, life } => self.start_guard(node, life),
             Happening::SessionEnds { link, end } => self.session_ends(link, end),
+            Happening::Switch { member, life, node, incarnation } => self.switch_off(member, life, node, incarnation),
+            Happening::SwitchOn { node } => self.switch_on(node),
             Happening::Operator => {
                 self.counts.handled += 1;
                 self.operate();
@@ -454,6 +461,8 @@ impl World {
             | Happening::Sweep
             | Happening::Client { .. }
             | Happening::SessionEnds { .. }
+            | Happening::Switch { .. }
+            | Happening::SwitchOn { .. }
             | Happening::Operator => None,
         }
     }
@@ -536,6 +545,7 @@ impl Happening {
             Happening::StartGuard { .. } => 11,
             Happening::SessionEnds { .. } => 12,
             Happening::Operator => 13,
+            Happening::Switch { node, .. } | Happening::SwitchOn { node } => 14 ^ (node.0 << 4),
         }
     }
 }
@@ -561,13 +571,18 @@ impl Node {
             works: BTreeMap::new(),
             fail_starts_until: 0,
             slow_stops: (0, 0),
+            hung_until: 0,
         }
     }
 
-    pub fn facts(&self) -> cluster::NodeFacts {
+    pub fn facts(&self, power_switch: bool) -> cluster::NodeFacts {
+        let (class, reason) = match power_switch {
+            true => (cluster::FencingClass::F3, ""),
+            false => (cluster::FencingClass::F1, "a guard, and no power switch"),
+        };
         cluster::NodeFacts {
-            class: cluster::FencingClass::F1,
-            class_reason: "a guard, and no power switch".into(),
+            class,
+            class_reason: reason.into(),
             capacity: Resources { cpu_millis: 8_000, memory_bytes: self.capacity_mib << 20 },
             runtimes: [Arc::from("process")].into(),
             runtimes_refused: [].into(),
