@@ -86,8 +86,8 @@ pub struct Place {
     pub why: String,
 }
 
-/// Runs the whole demonstration on a playground that is up.
-pub async fn run(playground: &mut Playground, progress: &Progress) -> Result<Report> {
+/// Runs the whole demonstration on a playground that is up: `rounds` times a node alone, then a node with the leader.
+pub async fn run(playground: &mut Playground, rounds: usize, progress: &Progress) -> Result<Report> {
     let began = Instant::now();
     let client = playground.client(Duration::from_secs(15));
     progress.say("creating six containers");
@@ -96,15 +96,18 @@ pub async fn run(playground: &mut Playground, progress: &Progress) -> Result<Rep
     let runtime = describe_runtime(&client).await?;
     progress.line(&format!("six containers run on {} ({})", playground.profile.name(), runtime.text));
 
-    let leader = leader_machine(playground, &client).await?;
-    let victim = loaded_machine(playground, &client, |machine| machine != leader).await?;
-    let first = lose(playground, &client, &victim, false, runtime.class != "F0", progress).await?;
-    bring_back(playground, &client, &victim, progress).await?;
+    let mut cuts = Vec::new();
+    for _ in 0..rounds {
+        let victim = led_elsewhere(playground, &client).await?;
+        cuts.push(lose(playground, &client, &victim, false, runtime.class != "F0", progress).await?);
+        bring_back(playground, &client, &victim, progress).await?;
 
-    let victim = loaded_machine(playground, &client, |machine| playground.machines[machine].member.is_some()).await?;
-    lead_from(playground, &client, &victim).await?;
-    let second = lose(playground, &client, &victim, true, runtime.class != "F0", progress).await?;
-    bring_back(playground, &client, &victim, progress).await?;
+        let hosts_member = |machine: &str| playground.machines[machine].member.is_some();
+        let victim = loaded_machine(playground, &client, hosts_member).await?;
+        lead_from(playground, &client, &victim).await?;
+        cuts.push(lose(playground, &client, &victim, true, runtime.class != "F0", progress).await?);
+        bring_back(playground, &client, &victim, progress).await?;
+    }
 
     progress.say("reading what the containers wrote");
     let mut report = Report {
@@ -112,7 +115,7 @@ pub async fn run(playground: &mut Playground, progress: &Progress) -> Result<Rep
         runtime: runtime.name,
         fencing_class: runtime.class,
         fencing_class_reason: runtime.reason,
-        rounds: vec![first, second],
+        rounds: cuts,
         containers: places(&client).await?,
         overlaps: 0,
         lost: 0,
@@ -256,6 +259,17 @@ async fn loaded_machine(playground: &Playground, client: &Client, fits: impl Fn(
 
 fn on_node(container: &v1::Container) -> Option<&str> {
     container.assignment.as_ref().map(|assignment| assignment.node.as_str())
+}
+
+/// A loaded machine that does not host the leader. Where the only loaded one does, leadership moves away first.
+async fn led_elsewhere(playground: &Playground, client: &Client) -> Result<String> {
+    let leader = leader_machine(playground, client).await?;
+    if let Ok(machine) = loaded_machine(playground, client, |machine| machine != leader).await {
+        return Ok(machine);
+    }
+    let other = playground.members().map(|(machine, _)| machine).find(|machine| *machine != leader);
+    lead_from(playground, client, other.context("there is another member")?).await?;
+    Ok(leader)
 }
 
 async fn lead_from(playground: &Playground, client: &Client, machine: &str) -> Result<()> {

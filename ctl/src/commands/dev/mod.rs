@@ -26,6 +26,9 @@ pub enum Dev {
         /// Print the report as JSON
         #[arg(long)]
         json: bool,
+        /// How often both happen, for figures
+        #[arg(long, hide = true, default_value_t = 1)]
+        rounds: usize,
         /// Leave the cluster up afterwards and say how to reach it
         #[arg(long)]
         keep: bool,
@@ -172,7 +175,7 @@ pub fn before_threads(dev: &Dev) -> Option<Result<()>> {
 
 pub async fn run(dev: Dev) -> Result<()> {
     match dev {
-        Dev::Demo { start, json, keep } => run_demo(start, json, keep).await,
+        Dev::Demo { start, json, rounds, keep } => run_demo(start, rounds, json, keep).await,
         Dev::Up { start } => up(start).await,
         Dev::Down { at, purge } => {
             Playground::load(&at.dir)?.down()?;
@@ -209,11 +212,11 @@ pub async fn run(dev: Dev) -> Result<()> {
     }
 }
 
-async fn run_demo(start: Start, json: bool, keep: bool) -> Result<()> {
+async fn run_demo(start: Start, rounds: usize, json: bool, keep: bool) -> Result<()> {
     let (mut playground, progress) = start.plan()?;
     let shown = async {
         playground.bring_up(&progress).await?;
-        demo::run(&mut playground, &progress).await
+        demo::run(&mut playground, rounds, &progress).await
     };
     let ended = tokio::select! {
         report = shown => report,
