@@ -31,7 +31,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::yield_now();
+        // Nothing tells us when to look; spinning would take a core from what we wait for.
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -198,10 +199,14 @@ impl Machine {
         let ours = |arguments: &[u8]| {
             arguments.split(|byte| *byte == 0).any(|argument| argument == self.run_dir().as_os_str().as_encoded_bytes())
         };
-        for pid in processes(ours).into_iter().chain(living(&self.marker)).filter_map(Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-        }
-        until("nothing of the test lives", || processes(ours).is_empty() && living(&self.marker).is_empty());
+        // Again and again: a guard may have been forking while it was looked for.
+        until("nothing of the test lives", || {
+            let left: Vec<i32> = processes(ours).into_iter().chain(living(&self.marker)).collect();
+            for pid in left.iter().copied().filter_map(Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            left.is_empty()
+        });
     }
 
     fn until_registered(&self, times: usize) {
