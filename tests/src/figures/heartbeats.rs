@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use cluster::agent::{Heartbeat, ToLeader};
 use cluster::command::Registration;
-use cluster::{BootId, FencingClass, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, NodeId, Resources};
+use cluster::{
+    BootId, FencingClass, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, NodeId, Resources, Revision,
+};
 use proto::v1::node_service_client::NodeServiceClient;
 use proto::wire::agents_client::AgentsClient;
 use proto::wire::{from_agent, heartbeat_down, heartbeat_reply, heartbeat_up, to_agent};
@@ -125,9 +127,12 @@ struct Agent {
     _session: Arc<Session>,
 }
 
-struct Session {
-    _words: mpsc::Sender<wire::FromAgent>,
-    _task: tokio::task::JoinHandle<()>,
+struct Session(tokio::task::JoinHandle<()>);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Joins and registers `count` nodes, [`AT_ONCE`] at a time.
@@ -195,9 +200,22 @@ async fn enter(mut nodes: NodeServiceClient<tonic::transport::Channel>, peer: St
             _ => {}
         }
     };
-    // Reads on, as an agent does; a desired set of nothing asks for nothing.
-    let task = tokio::task::spawn_local(async move { while next(&mut incoming).await.is_ok() {} });
-    Ok(Agent { node, hello, incarnation, terms, _session: Arc::new(Session { _words: words, _task: task }) })
+    let task = tokio::task::spawn_local(attend(words, incoming, incarnation));
+    Ok(Agent { node, hello, incarnation, terms, _session: Arc::new(Session(task)) })
+}
+
+/// Says of each desired set that it was acted on: it holds nothing.
+async fn attend(
+    words: mpsc::Sender<wire::FromAgent>,
+    mut incoming: Streaming<wire::ToAgent>,
+    incarnation: Incarnation,
+) {
+    while let Ok(said) = next(&mut incoming).await {
+        let to_agent::Message::Desired(set) = said else { continue };
+        let holding = ToLeader::Holding { incarnation, revision: Revision(set.revision), missing: Vec::new() };
+        // A session that is over takes no more; the heartbeats notice.
+        let _ = words.send((&holding).into()).await;
+    }
 }
 
 async fn next(incoming: &mut Streaming<wire::ToAgent>) -> Result<to_agent::Message> {
