@@ -32,16 +32,16 @@ use cluster::{
 use record::{LogPoint, SnapshotMeta};
 
 pub use crate::codec::{MembershipChange, Step, decode_membership, encode_membership};
+use crate::comparison::Comparison;
+use crate::leadership::{Desk, Leadership, Pending};
 pub use crate::leadership::{NodeView, Transition};
 pub use crate::leases::Leases;
 pub use crate::log::{Meaning, Tail};
-pub use crate::message::{NodeAge, PeerMessage, RaftMessage};
-pub use crate::raft::{CannotStart, Role, Write};
-use crate::comparison::Comparison;
-use crate::leadership::{Desk, Leadership, Pending};
 use crate::machine::Machine;
 use crate::membership::Changing;
+pub use crate::message::{NodeAge, PeerMessage, RaftMessage};
 use crate::raft::Consensus;
+pub use crate::raft::{CannotStart, Role, Write};
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::tick::TickClock;
@@ -83,32 +83,82 @@ pub struct Start {
 #[derive(Debug)]
 pub enum Input {
     /// At least every [`Replica::tick_every`]; `monotonic` is the clock that does not count suspend.
-    Tick { monotonic: Moment, wall: WallTime },
-    Peer { from: MemberId, message: PeerMessage },
+    Tick {
+        monotonic: Moment,
+        wall: WallTime,
+    },
+    Peer {
+        from: MemberId,
+        message: PeerMessage,
+    },
     /// A stream to `peer` broke, or a message to it was dropped.
-    PeerUnreachable { peer: MemberId },
+    PeerUnreachable {
+        peer: MemberId,
+    },
     /// The stream of a snapshot to `peer` ended.
-    SnapshotSent { peer: MemberId, taken: bool },
+    SnapshotSent {
+        peer: MemberId,
+        taken: bool,
+    },
     /// A snapshot's body has arrived whole and its hash is right; comes with the message that announced it.
-    SnapshotArrived { from: MemberId, message: Box<RaftMessage>, state: Box<State> },
+    SnapshotArrived {
+        from: MemberId,
+        message: Box<RaftMessage>,
+        state: Box<State>,
+    },
     /// Writes up to this number are durable.
-    Persisted { number: u64 },
+    Persisted {
+        number: u64,
+    },
     /// The snapshot asked for by `BuildSnapshot` is durable.
-    SnapshotSaved { meta: SnapshotMeta },
+    SnapshotSaved {
+        meta: SnapshotMeta,
+    },
     /// It could not be built or saved; tried again a little later.
     SnapshotFailed,
-    Propose { ticket: Ticket, request: Option<RequestId>, command: Command },
-    Read { ticket: Ticket },
-    ChangeMembership { ticket: Ticket, change: Change },
-    TransferLeader { ticket: Ticket, to: Option<MemberId> },
-    Heartbeat { link: Link, from: NodeId, heartbeat: Heartbeat },
+    Propose {
+        ticket: Ticket,
+        request: Option<RequestId>,
+        command: Command,
+    },
+    Read {
+        ticket: Ticket,
+    },
+    ChangeMembership {
+        ticket: Ticket,
+        change: Change,
+    },
+    TransferLeader {
+        ticket: Ticket,
+        to: Option<MemberId>,
+    },
+    Heartbeat {
+        link: Link,
+        from: NodeId,
+        heartbeat: Heartbeat,
+    },
     /// An agent's session with this member as leader.
-    AgentOpened { link: Link, node: NodeId },
-    AgentSaid { link: Link, message: ToLeader },
-    AgentClosed { link: Link },
-    Planned { plan: Box<Plan> },
+    AgentOpened {
+        link: Link,
+        node: NodeId,
+    },
+    AgentSaid {
+        link: Link,
+        message: ToLeader,
+    },
+    AgentClosed {
+        link: Link,
+    },
+    Planned {
+        plan: Box<Plan>,
+    },
     /// A fence method answered for exactly this incarnation and boot.
-    FenceConfirmed { node: NodeId, incarnation: Incarnation, method: Arc<str>, evidence: Arc<str> },
+    FenceConfirmed {
+        node: NodeId,
+        incarnation: Incarnation,
+        method: Arc<str>,
+        evidence: Arc<str>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,30 +173,71 @@ pub enum Change {
 pub enum Effect {
     /// Make durable, then say `Persisted`; several may be merged into one sync.
     Persist(Write),
-    Send { to: MemberId, message: PeerMessage },
+    Send {
+        to: MemberId,
+        message: PeerMessage,
+    },
     /// Stream the body of `meta` to `to`, then this message; then say `SnapshotSent`.
-    SendSnapshot { to: MemberId, meta: SnapshotMeta, message: Box<RaftMessage> },
+    SendSnapshot {
+        to: MemberId,
+        meta: SnapshotMeta,
+        message: Box<RaftMessage>,
+    },
     /// Save the state as a snapshot; then say `SnapshotSaved`.
-    BuildSnapshot { point: LogPoint, membership: Vec<u8>, state: State },
+    BuildSnapshot {
+        point: LogPoint,
+        membership: Vec<u8>,
+        state: State,
+    },
     /// The store may forget entries up to `through`.
-    Compact { through: u64 },
-    Answer { ticket: Ticket, answer: Answer },
-    Reply { link: Link, reply: HeartbeatReply },
-    ToAgent { link: Link, message: ToAgent },
+    Compact {
+        through: u64,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
+    Reply {
+        link: Link,
+        reply: HeartbeatReply,
+    },
+    ToAgent {
+        link: Link,
+        message: ToAgent,
+    },
     /// Close the session: this member does not lead, or the node opened another.
-    DropAgent { link: Link },
+    DropAgent {
+        link: Link,
+    },
     /// Applied in this order; one per entry.
-    Applied { revision: Revision, events: Vec<Event>, at: WallTime },
+    Applied {
+        revision: Revision,
+        events: Vec<Event>,
+        at: WallTime,
+    },
     /// The state jumped: a snapshot of the leader's was installed. Watchers below it are told `compacted`.
-    Installed { revision: Revision },
+    Installed {
+        revision: Revision,
+    },
     /// Think on another thread, come back with `Planned`.
-    Plan { state: State, observed: Observed },
+    Plan {
+        state: State,
+        observed: Observed,
+    },
     /// Start fence methods for this incarnation; its `Fencing` is committed *(12)*.
-    Fence { node: NodeId, incarnation: Incarnation },
+    Fence {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
     /// This member may not go on; say why and stop the process.
-    Halt { reason: Halt },
+    Halt {
+        reason: Halt,
+    },
     /// One line for the log.
-    Say { level: Level, text: String },
+    Say {
+        level: Level,
+        text: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

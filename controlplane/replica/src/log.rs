@@ -221,3 +221,29 @@ impl Tail {
         index.checked_sub(self.first_index()).and_then(|offset| self.entries.get(offset as usize))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cluster::{FenceCause, WallTime};
+
+    use super::*;
+
+    /// The state refuses the first (the brake is on, say) and takes the second: between the two, nothing that stands in
+    /// the log may be acknowledged.
+    #[test]
+    fn a_fencing_that_is_refused_does_not_lift_the_refusal_of_a_later_one() {
+        let (node, incarnation) = (NodeId(1), Incarnation(7));
+        let command = Command::BeginFencing { node, incarnation, cause: FenceCause::Silence };
+        let data = Bytes::from(codec::encode(&cluster::Entry { at: WallTime(0), request: None, command }));
+        let entry = |index| Entry { term: 1, index, kind: codec::NORMAL, data: data.clone(), context: Bytes::new() };
+        let mut tail = Tail::new(HardState::default(), Membership::default(), None, vec![entry(1), entry(2)]);
+        tail.applied(1, None);
+        assert_eq!(tail.fencings(node, incarnation), [LogPoint { term: 1, index: 2 }]);
+        tail.applied(2, None);
+        assert!(tail.fencings(node, incarnation).is_empty());
+        tail.append(vec![entry(3)]);
+        tail.append(vec![Entry { term: 2, data: Bytes::new(), ..entry(3) }]);
+        assert!(tail.fencings(node, incarnation).is_empty(), "a truncated entry lifts the refusal");
+    }
+}

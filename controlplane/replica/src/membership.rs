@@ -64,7 +64,9 @@ impl Replica {
             Change::Promote(id) if !self.consensus.is_caught_up(id, LAG_MAX) => {
                 refused(&format!("{id} has not caught up yet; try again"))
             }
-            Change::Remove(id) if id == self.id => refused("a leader does not remove itself; transfer the leadership first"),
+            Change::Remove(id) if id == self.id => {
+                refused("a leader does not remove itself; transfer the leadership first")
+            }
             Change::Remove(id) if !membership.votes(id) && !membership.learners.contains(&id) => {
                 refused(&format!("{id} is not in the configuration"))
             }

@@ -12,17 +12,44 @@ pub enum PeerMessage {
     Raft(Box<RaftMessage>),
     /// The first word on every stream: how far the speaker's log is durable. A leader that knows it had more answers
     /// `YouLostData` instead of letting it vote or panic.
-    Hello { durable: LogPoint },
-    YouLostData { had: u64, have: u64 },
+    Hello {
+        durable: LogPoint,
+    },
+    YouLostData {
+        had: u64,
+        have: u64,
+    },
     /// Leader: how long since you last acknowledged these? Binds nobody.
-    AskAges { round: u64, nodes: Arc<[(NodeId, Incarnation)]> },
-    Ages { round: u64, ages: Vec<NodeAge>, started_cold: bool, up_for: Span },
+    AskAges {
+        round: u64,
+        nodes: Arc<[(NodeId, Incarnation)]>,
+    },
+    Ages {
+        round: u64,
+        ages: Vec<NodeAge>,
+        started_cold: bool,
+        up_for: Span,
+    },
     /// Leader, after `Fencing` at `fencing` is committed: how long may a lease you helped to grant still be good?
-    AskRemaining { round: u64, node: NodeId, incarnation: Incarnation, fencing: LogPoint },
+    AskRemaining {
+        round: u64,
+        node: NodeId,
+        incarnation: Incarnation,
+        fencing: LogPoint,
+    },
     /// Given only once the refusal is in force.
-    Remaining { round: u64, node: NodeId, incarnation: Incarnation, fencing: LogPoint, remaining: Span },
+    Remaining {
+        round: u64,
+        node: NodeId,
+        incarnation: Incarnation,
+        fencing: LogPoint,
+        remaining: Span,
+    },
     /// Gossip: what my state was after the entry at `revision`.
-    StateHash { revision: Revision, hash: StateHash },
+    StateHash {
+        revision: Revision,
+        hash: StateHash,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

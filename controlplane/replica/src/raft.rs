@@ -147,13 +147,22 @@ impl Consensus {
     }
 
     pub fn tick(&mut self) {
-        self.node.tick();
+        if !self.is_installing() {
+            self.node.tick();
+        }
         self.settle_timeout();
+    }
+
+    /// A snapshot of the leader's took the place of entries that raft still counts as not applied: until it is durable
+    /// this member may not campaign, raft would look for changes of membership in entries that are gone, and panic.
+    fn is_installing(&self) -> bool {
+        self.node.raft.raft_log.applied + 1 < self.tail().first_index()
     }
 
     /// Takes a peer's message. What raft cannot use (a response from a stranger, an old term) it ignores.
     pub fn step(&mut self, message: RaftMessage) {
-        if let Some(message) = into_raft(message) {
+        let campaigns = message.kind == MessageType::MsgTimeoutNow as i32 && self.is_installing();
+        if !campaigns && let Some(message) = into_raft(message) {
             // The only errors are about strangers and lost proposals; neither is news to anybody.
             let _ = self.node.step(message);
         }

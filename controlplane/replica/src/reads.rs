@@ -28,7 +28,11 @@ struct Round {
 
 impl Reads {
     pub fn new(me: MemberId, started: Moment) -> Reads {
-        Reads { waiting: Vec::new(), rounds: BTreeMap::new(), next: (me.0 << 48) | ((started.0 >> 10) & 0xffff_ffff) << 16 }
+        Reads {
+            waiting: Vec::new(),
+            rounds: BTreeMap::new(),
+            next: (me.0 << 48) | ((started.0 >> 10) & 0xffff_ffff) << 16,
+        }
     }
 
     pub fn ask(&mut self, ticket: Ticket, now: Moment) {

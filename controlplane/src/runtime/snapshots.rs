@@ -15,22 +15,34 @@ use super::disk;
 /// Held while a body is being staged or adopted: there is one place for staged bodies.
 pub type Staging = Arc<Mutex<()>>;
 
-/// The snapshot that came from the leader last, until the disk's thread makes it ours. One at most.
+/// Snapshots that came from leaders, until the disk's thread makes one ours. A second may come while the disk has not
+/// taken the first, and raft takes either.
 #[derive(Clone, Default)]
-pub struct Arrivals(Arc<Mutex<Option<Arrived>>>);
+pub struct Arrivals(Arc<Mutex<Vec<Arrived>>>);
+
+/// Raft takes at most one while another waits for the disk; what is beyond was refused by it.
+const ARRIVALS_MAX: usize = 3;
 
 /// Description and body.
 type Arrived = (SnapshotMeta, Vec<u8>);
 
 impl Arrivals {
     pub fn put(&self, meta: SnapshotMeta, body: Vec<u8>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((meta, body));
+        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        arrived.retain(|(known, _)| *known != meta);
+        if arrived.len() == ARRIVALS_MAX {
+            arrived.remove(0);
+        }
+        arrived.push((meta, body));
     }
 
-    /// The body of exactly this snapshot.
+    /// The body of exactly this snapshot; those before it are of no use any more.
     pub fn take(&self, meta: &SnapshotMeta) -> Option<Vec<u8>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.take_if(|(arrived, _)| arrived == meta).map(|(_, body)| body)
+        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = arrived.iter().position(|(known, _)| known == meta)?;
+        let (_, body) = arrived.remove(at);
+        arrived.retain(|(known, _)| known.index > meta.index);
+        Some(body)
     }
 }
 

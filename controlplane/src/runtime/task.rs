@@ -196,7 +196,8 @@ impl Task {
         self.take_in()?;
         let now = clock::lease_clock();
         if now >= self.next_tick {
-            self.replica.handle(now, Input::Tick { monotonic: clock::monotonic(), wall: clock::wall() });
+            let (now, monotonic) = clock::lease_and_monotonic();
+            self.replica.handle(now, Input::Tick { monotonic, wall: clock::wall() });
             self.next_tick = now + self.replica.tick_every();
         }
         let effects = self.replica.turn(now);

@@ -119,8 +119,7 @@ impl Leadership {
         if let Some(proof) = self.confirmed.get(&(node, duty.incarnation)) {
             let receipt = Pending::Receipt(node, duty.incarnation);
             if !desk.tail.has_unapplied_change() && self.pending_keys.insert(receipt.clone()) {
-                let command =
-                    Command::RecordFenced { node, incarnation: duty.incarnation, proof: proof.clone() };
+                let command = Command::RecordFenced { node, incarnation: duty.incarnation, proof: proof.clone() };
                 desk.propose.push((Origin::Duty, Some(receipt), command));
             }
             return;

@@ -168,7 +168,8 @@ impl Leadership {
     /// Entries were applied: what follows for plans, agents and duties.
     pub fn applied(&mut self, desk: &mut Desk<'_>, events: &[Event], outcome: &Outcome) {
         for event in events {
-            self.planning.wanted |= !matches!(event, Event::ContainerAnnotated { .. } | Event::ContainerStarting { .. });
+            self.planning.wanted |=
+                !matches!(event, Event::ContainerAnnotated { .. } | Event::ContainerStarting { .. });
             match event {
                 Event::NodeRegistered { node, .. } => self.silence.registered(desk.now, *node),
                 Event::NodeRemoved { node, .. } => self.silence.forget(*node),
@@ -196,9 +197,9 @@ impl Leadership {
             return;
         }
         let suspects = self.silence.suspects();
-        self.planning =
-            Planning { wanted: false, under_way: true, last: Some(desk.now), suspects: suspects.clone() };
-        desk.effects.push(Effect::Plan { state: desk.state.clone(), observed: Observed { suspects, ..Observed::default() } });
+        self.planning = Planning { wanted: false, under_way: true, last: Some(desk.now), suspects: suspects.clone() };
+        desk.effects
+            .push(Effect::Plan { state: desk.state.clone(), observed: Observed { suspects, ..Observed::default() } });
     }
 
     /// A plan came back. Its commands are proposed whole; `apply` checks each against what is true by then.

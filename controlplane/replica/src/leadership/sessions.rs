@@ -3,7 +3,7 @@
 //! One desired set in flight per node, coalesced; complete but thin: specs the agent holds are not sent again.
 //! Absent: no lease. A session that ends says nothing about the node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wanted, WantedSpec};
@@ -11,7 +11,7 @@ use cluster::apply::Done;
 use cluster::command::{Command, Registration, Report, Reported};
 use cluster::{
     Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, LeaseTerms, Moment, NodeId, Order, Outcome,
-    Rejected, Revision, Span, State,
+    Proof, Rejected, Revision, Span, State,
 };
 
 use super::{Desk, Leadership, Pending};
@@ -24,20 +24,22 @@ const REPEAT_AFTER: Span = Span::seconds(2);
 pub struct Sessions {
     open: BTreeMap<Link, Session>,
     by_node: BTreeMap<NodeId, Link>,
+    /// Sessions that may have something to be told.
+    dirty: BTreeSet<Link>,
+    /// Sets under way, oldest first: when they are sent again unless they are acknowledged.
+    under_way: VecDeque<(Moment, Link, Revision)>,
 }
 
 struct Session {
     node: NodeId,
     /// The incarnation the agent speaks for; `None` until it has said so.
     incarnation: Option<Incarnation>,
-    dirty: bool,
+    /// Something changed that waits for a word of the agent's.
+    behind: bool,
     /// The revision of the set under way and when it was sent.
-    in_flight: Option<(Revision, Moment)>,
-    /// The newest revision the agent acted on.
-    held: Revision,
-    /// What the last set said.
-    items: Vec<DesiredItem>,
-    terms: Option<LeaseTerms>,
+    in_flight: Option<Revision>,
+    /// What was last told in this session; a new one begins with everything, and be it nothing.
+    told: Option<(LeaseTerms, Vec<DesiredItem>)>,
     specs: BTreeSet<SpecDigest>,
 }
 
@@ -47,7 +49,7 @@ impl Sessions {
     }
 
     pub fn all_dirty(&mut self) {
-        self.open.values_mut().for_each(|session| session.dirty = true);
+        self.dirty.extend(self.open.keys());
     }
 
     /// Marks the nodes that events concern; owners and targets alike.
@@ -77,23 +79,11 @@ impl Sessions {
     }
 
     fn mark(&mut self, node: NodeId) {
-        if let Some(session) = self.by_node.get(&node).and_then(|link| self.open.get_mut(link)) {
-            session.dirty = true;
-        }
+        self.dirty.extend(self.by_node.get(&node));
     }
 
     fn open(&mut self, link: Link, node: NodeId) -> Option<Link> {
-        let session = Session {
-            node,
-            incarnation: None,
-            dirty: true,
-            in_flight: None,
-            held: Revision(0),
-            items: Vec::new(),
-            terms: None,
-            specs: BTreeSet::new(),
-        };
-        self.open.insert(link, session);
+        self.open.insert(link, Session::new(node, None));
         let before = self.by_node.insert(node, link);
         before.inspect(|before| {
             self.open.remove(before);
@@ -110,51 +100,57 @@ impl Sessions {
 
     /// Sends what agents have not acknowledged.
     pub fn repeat(&mut self, desk: &mut Desk<'_>) {
-        for session in self.open.values_mut() {
-            if session.in_flight.is_some_and(|(_, sent)| desk.now.since(sent) >= REPEAT_AFTER) {
-                session.in_flight = None;
-                session.dirty = true;
-                session.specs.clear();
-                session.items.clear();
+        while let Some((_, link, revision)) = self.under_way.pop_front_if(|(due, ..)| *due <= desk.now) {
+            if let Some(session) = self.open.get_mut(&link).filter(|session| session.in_flight == Some(revision)) {
+                *session = Session::new(session.node, session.incarnation);
+                self.dirty.insert(link);
             }
         }
         self.push(desk);
     }
 
+    /// Tells what is new to those who have acknowledged what is old.
     pub fn push(&mut self, desk: &mut Desk<'_>) {
-        for (link, session) in &mut self.open {
-            if session.dirty && session.in_flight.is_none() {
-                session.push(*link, desk);
+        for link in std::mem::take(&mut self.dirty) {
+            let Some(session) = self.open.get_mut(&link) else { continue };
+            if session.in_flight.is_some() || session.incarnation.is_none() {
+                // Both end with a word of the agent's, which brings it back here.
+                session.behind = true;
+                continue;
+            }
+            session.behind = false;
+            if let Some(revision) = session.push(link, desk) {
+                self.under_way.push_back((desk.now + REPEAT_AFTER, link, revision));
             }
         }
     }
 }
 
 impl Session {
-    fn push(&mut self, link: Link, desk: &mut Desk<'_>) {
-        let (Some(incarnation), Some(node)) = (self.incarnation, desk.state.node(self.node)) else { return };
-        self.dirty = false;
+    /// The revision of the set that is under way now, if one is needed.
+    fn push(&mut self, link: Link, desk: &mut Desk<'_>) -> Option<Revision> {
+        let (incarnation, node) = (self.incarnation?, desk.state.node(self.node)?);
         match &node.health {
             Health::Up { incarnation: current, .. } if *current == incarnation => {}
-            Health::Up { .. } | Health::Joined => return,
+            Health::Up { .. } | Health::Joined => return None,
             // Once applied it is over for good: the sooner the node ends it, the sooner there is a receipt.
             Health::Fencing { incarnation: over, .. } => {
                 if *over == incarnation {
                     desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
                 }
-                return;
+                return None;
             }
             Health::Fenced { receipt } => {
                 if receipt.incarnation == incarnation {
                     desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
                 }
-                return;
+                return None;
             }
         }
         let (items, wanted) = desired(desk.state, self.node, incarnation);
         let terms = desk.state.settings().terms;
-        if items == self.items && self.terms == Some(terms) && self.held > Revision(0) {
-            return;
+        if self.told.as_ref().is_some_and(|(told, before)| *told == terms && *before == items) {
+            return None;
         }
         let specs: Vec<_> = wanted.into_iter().filter(|(digest, _)| self.specs.insert(*digest)).collect();
         let set = DesiredSet {
@@ -165,10 +161,11 @@ impl Session {
             items: items.clone(),
             specs,
         };
-        self.items = items;
-        self.terms = Some(terms);
-        self.in_flight = Some((set.revision, desk.now));
+        let revision = set.revision;
+        self.told = Some((terms, items));
+        self.in_flight = Some(revision);
         desk.effects.push(Effect::ToAgent { link, message: ToAgent::Desired(Arc::new(set)) });
+        Some(revision)
     }
 }
 
@@ -237,10 +234,12 @@ impl Leadership {
             ToLeader::Ended { incarnation, proof } => {
                 let key = Pending::Receipt(node, incarnation);
                 let over = matches!(&health, Health::Fenced { receipt } if receipt.incarnation == incarnation);
+                // Of its own end a node knows these two; the others are somebody else's to say.
+                let its_own = matches!(proof, Proof::Left | Proof::Guard);
                 if over {
                     // It repeats this until it hears that it is known.
                     desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
-                } else if health.incarnation() == incarnation && self.pending_keys.insert(key.clone()) {
+                } else if its_own && health.incarnation() == incarnation && self.pending_keys.insert(key.clone()) {
                     let command = Command::RecordFenced { node, incarnation, proof };
                     desk.propose.push((Origin::Duty, Some(key), command));
                 }
@@ -261,8 +260,7 @@ impl Leadership {
             }
             ToLeader::Holding { incarnation, revision, missing } => {
                 session.speaks_for(incarnation);
-                session.held = session.held.max(revision);
-                if session.in_flight.is_some_and(|(sent, _)| sent <= revision) {
+                if session.in_flight.is_some_and(|sent| sent <= revision) {
                     session.in_flight = None;
                 }
                 if !missing.is_empty() {
@@ -270,12 +268,10 @@ impl Leadership {
                 }
             }
         }
-        if let Some(session) = self.sessions.open.get_mut(&link)
-            && session.dirty
-            && session.in_flight.is_none()
-        {
-            session.push(link, desk);
+        if self.sessions.open.get(&link).is_some_and(|session| session.behind) {
+            self.sessions.dirty.insert(link);
         }
+        self.sessions.push(desk);
     }
 
     fn register(&mut self, link: Link, node: NodeId, registration: Registration, desk: &mut Desk<'_>) {
@@ -285,10 +281,8 @@ impl Leadership {
         }
         let Some(health) = desk.state.node(node).map(|node| &node.health) else { return };
         let current = health.incarnation();
-        let not_yet = |reason: &str| Effect::ToAgent {
-            link,
-            message: ToAgent::NotRegistered { current, reason: reason.into() },
-        };
+        let not_yet =
+            |reason: &str| Effect::ToAgent { link, message: ToAgent::NotRegistered { current, reason: reason.into() } };
         match health {
             Health::Up { boot, .. } if *boot != registration.boot && registration.ends == current => {
                 let key = Pending::Fencing(node, current);
@@ -314,7 +308,8 @@ impl Leadership {
         let Some(session) = self.sessions.open.get_mut(&link) else { return };
         let message = match outcome {
             Ok(Done::Registered(incarnation)) => {
-                *session = Session { incarnation: Some(*incarnation), dirty: true, ..session.fresh() };
+                *session = Session::new(session.node, Some(*incarnation));
+                self.sessions.dirty.insert(link);
                 ToAgent::Registered {
                     generation: desk.state.generation(),
                     incarnation: *incarnation,
@@ -359,21 +354,12 @@ fn is_news(state: &State, node: NodeId, report: &Report) -> bool {
 impl Session {
     fn speaks_for(&mut self, incarnation: Incarnation) {
         if self.incarnation != Some(incarnation) {
-            *self = Session { incarnation: Some(incarnation), ..self.fresh() };
+            *self = Session::new(self.node, Some(incarnation));
         }
     }
 
-    fn fresh(&self) -> Session {
-        Session {
-            node: self.node,
-            incarnation: None,
-            dirty: true,
-            in_flight: None,
-            held: Revision(0),
-            items: Vec::new(),
-            terms: None,
-            specs: BTreeSet::new(),
-        }
+    fn new(node: NodeId, incarnation: Option<Incarnation>) -> Session {
+        Session { node, incarnation, behind: true, in_flight: None, told: None, specs: BTreeSet::new() }
     }
 
     /// The agent has not got these after all.
@@ -383,7 +369,7 @@ impl Session {
                 self.specs.remove(&SpecDigest::of(&spec));
             }
         }
-        self.items.clear();
-        self.dirty = true;
+        self.told = None;
+        self.behind = true;
     }
 }

@@ -201,9 +201,8 @@ impl Silence {
     pub fn heard_elsewhere(&self, desk: &Desk<'_>) -> Option<MemberId> {
         let lease = desk.state.settings().terms.lease;
         let suspicion = desk.state.settings().terms.suspicion();
-        let lonely = |silent: &&Silent| {
-            silent.own > lease * 2 && silent.majority_age.is_some_and(|age| age <= suspicion)
-        };
+        let lonely =
+            |silent: &&Silent| silent.own > lease * 2 && silent.majority_age.is_some_and(|age| age <= suspicion);
         let silent = self.silent.values().find(lonely)?;
         let membership = desk.tail.newest_membership();
         silent
