@@ -373,14 +373,19 @@ impl World {
         about / 2 + self.chance.below(about + 1)
     }
 
-    /// Goes on until `until`, or until a promise is broken.
+    /// Goes on until `until`, or until a promise is broken. A mind that panics has broken one.
     pub fn run(&mut self, until: God) {
-        while self.checks.first.is_none() && self.heap.peek().is_some_and(|next| next.at <= until) {
-            let Some(Scheduled { at, what, .. }) = self.heap.pop() else { break };
-            self.now = at;
-            self.dispatch(what);
-        }
-        if self.checks.first.is_none() {
+        let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            while self.checks.first.is_none() && self.heap.peek().is_some_and(|next| next.at <= until) {
+                let Some(Scheduled { at, what, .. }) = self.heap.pop() else { break };
+                self.now = at;
+                self.dispatch(what);
+            }
+        }));
+        if let Err(panic) = whole {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            self.checks.violate(self.now, "Panic", text.unwrap_or("without a word").to_owned());
+        } else if self.checks.first.is_none() {
             self.now = self.now.max(until);
         }
     }
