@@ -262,6 +262,7 @@ pub enum Halt {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once, from the effect to whoever asked")]
 pub enum Answer {
     /// The entry of a proposal is applied; its outcome is inside.
     Applied(Applied),

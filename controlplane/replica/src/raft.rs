@@ -422,13 +422,14 @@ fn members(from: &[u64]) -> std::sync::Arc<[MemberId]> {
 }
 
 fn conf_state(membership: &Membership) -> ConfState {
-    let mut state = ConfState::default();
-    state.voters = ids(&membership.voters);
-    state.voters_outgoing = ids(&membership.outgoing);
-    state.learners = ids(&membership.learners);
-    state.learners_next = ids(&membership.learners_next);
-    state.auto_leave = membership.auto_leave;
-    state
+    ConfState {
+        voters: ids(&membership.voters),
+        voters_outgoing: ids(&membership.outgoing),
+        learners: ids(&membership.learners),
+        learners_next: ids(&membership.learners_next),
+        auto_leave: membership.auto_leave,
+        ..ConfState::default()
+    }
 }
 
 /// The order of voters in raft's ConfState is not stable: ours is.

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use cluster::command::Command;
@@ -104,10 +105,10 @@ impl Leadership {
         self.duties.retain(|node, duty| open.iter().any(|(id, of, _)| id == node && *of == duty.incarnation));
         self.confirmed.retain(|(node, incarnation), _| open.iter().any(|(id, of, _)| id == node && of == incarnation));
         for (node, incarnation, index) in open {
-            if !self.duties.contains_key(&node) {
+            if let Entry::Vacant(place) = self.duties.entry(node) {
                 let term = desk.tail.term(index).unwrap_or(0);
                 let fencing = LogPoint { index, term };
-                self.duties.insert(node, Duty::new(desk.now, incarnation, fencing));
+                place.insert(Duty::new(desk.now, incarnation, fencing));
                 desk.effects.push(Effect::Fence { node, incarnation });
             }
             self.finish(desk, node);

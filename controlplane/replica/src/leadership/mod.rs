@@ -198,8 +198,7 @@ impl Leadership {
         }
         let suspects = self.silence.suspects();
         self.planning = Planning { wanted: false, under_way: true, last: Some(desk.now), suspects: suspects.clone() };
-        desk.effects
-            .push(Effect::Plan { state: desk.state.clone(), observed: Observed { suspects, ..Observed::default() } });
+        desk.effects.push(Effect::Plan { state: desk.state.clone(), observed: Observed { suspects } });
     }
 
     /// A plan came back. Its commands are proposed whole; `apply` checks each against what is true by then.
