@@ -328,6 +328,8 @@ pub struct Replica {
     snapshots: Snapshots,
     cold: bool,
     started: Moment,
+    /// What this member knew as committed when it stopped: its state says nothing before it is there again.
+    committed_before: u64,
     membership_since: Moment,
     leading: bool,
     halted: bool,
@@ -366,6 +368,7 @@ impl Replica {
         hard_state.commit = hard_state.commit.max(machine.applied());
         let membership = machine.state().map(|state| state.membership().clone()).unwrap_or_default();
         let tail = Tail::new(hard_state, membership, snapshot, entries);
+        let committed_before = tail.hard_state.commit;
         let consensus = Consensus::new(config.id, tail, machine.applied())?;
         let mut leases = Leases::new(config.id, config.started);
         leases.membership(config.started, consensus.tail());
@@ -391,6 +394,7 @@ impl Replica {
             snapshots: Snapshots::new(config.snapshot_every),
             cold: config.cold,
             started: config.started,
+            committed_before,
             membership_since: now,
             leading: false,
             halted: false,
@@ -770,7 +774,7 @@ impl Replica {
     /// `None` until the refusal that this answer rests on is in force: the very `Fencing` asked about must be durable
     /// in this member's log, or applied.
     fn remaining(&self, node: NodeId, incarnation: Incarnation, fencing: LogPoint) -> Option<Span> {
-        let state = self.state()?;
+        let state = self.state().filter(|_| self.has_caught_up())?;
         let applied = state.node(node).is_some_and(|node| {
             matches!(&node.health, cluster::Health::Fencing { incarnation: current, begun, .. }
                 if *current == incarnation && begun.0 == fencing.index)
@@ -782,8 +786,14 @@ impl Replica {
         in_force.then(|| self.leases.remaining(self.now, node, incarnation, longest))
     }
 
+    /// The state is at least where it was when this member stopped. Before that it may not know the longest terms that
+    /// were legal when it acknowledged something it has forgotten, nor who is current *(18)*.
+    fn has_caught_up(&self) -> bool {
+        self.machine.applied() >= self.committed_before
+    }
+
     fn heartbeat(&mut self, link: Link, from: NodeId, heartbeat: Heartbeat) {
-        let Some(state) = self.machine.state() else { return };
+        let Some(state) = self.machine.state().filter(|_| self.has_caught_up()) else { return };
         let answer = self.leases.answer(self.now, from, &heartbeat, state, self.consensus.tail());
         let reply = HeartbeatReply { member: self.id, echo: heartbeat, answer };
         self.effects.push(Effect::Reply { link, reply });

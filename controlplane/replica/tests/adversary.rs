@@ -210,3 +210,30 @@ fn a_peer_that_lost_data_is_told_until_it_stops() {
     room.run(Span::seconds(1));
     assert!(room.members[&peer].status().applied >= applied);
 }
+
+/// A voter helped to grant a long lease, restarts, and is asked before it has applied again that such terms exist: what
+/// it cannot know has to be counted with them all the same.
+#[test]
+fn a_voter_that_restarted_speaks_when_its_state_is_where_it_was() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let (node, incarnation) = room.join("n1", 1);
+    let relaxed = Profile::Relaxed.terms();
+    let settings = cluster::command::SettingsChange { terms: Some(relaxed), ..Default::default() };
+    room.propose(Command::UpdateSettings { settings: Box::new(settings) });
+    let (leader, voter) = (room.leader(), follower(&mut room));
+    let cause = FenceCause::Operator { reason: "test".into() };
+    let begun = room.propose(Command::BeginFencing { node, incarnation, cause }).revision;
+    let fencing = LogPoint { index: begun.0, term: room.members[&leader].status().term };
+    room.restart(voter);
+    let ask = |room: &mut Room| {
+        room.sent.clear();
+        let message = PeerMessage::AskRemaining { round: 1, node, incarnation, fencing };
+        room.input(voter, Input::Peer { from: leader, message });
+        room.sent.iter().find_map(|(from, _, said)| match said {
+            PeerMessage::Remaining { remaining, .. } if *from == voter => Some(*remaining),
+            _ => None,
+        })
+    };
+    assert_eq!(ask(&mut room), None, "its state is still that of its snapshot");
+    assert!(ask(&mut room).is_some_and(|remaining| remaining >= relaxed.wait()));
+}

@@ -9,7 +9,7 @@ pub use std::sync::Arc;
 pub use cluster::agent::{Answer as Beat, Heartbeat, ToAgent, ToLeader};
 pub use cluster::command::{Command, Registration};
 pub use cluster::{Role, *};
-pub use record::{HardState, LogPoint, SnapshotMeta};
+pub use record::{Entry, HardState, LogPoint, SnapshotMeta};
 pub use replica::*;
 
 pub struct Room {
@@ -24,6 +24,8 @@ pub struct Room {
     /// Writes of these members wait.
     pub stalled_disks: BTreeSet<MemberId>,
     pub waiting_writes: Vec<(MemberId, u64)>,
+    /// What is on the disks that were never stalled.
+    pub logs: BTreeMap<MemberId, (HardState, Vec<Entry>)>,
     /// Snapshots on their way are kept here instead of delivered, and said to be lost.
     pub intercept: bool,
     pub intercepted: Vec<(MemberId, Input)>,
@@ -63,6 +65,7 @@ impl Room {
             next: 0,
             stalled_disks: BTreeSet::new(),
             waiting_writes: Vec::new(),
+            logs: BTreeMap::new(),
             intercept: false,
             intercepted: Vec::new(),
             full_disks: false,
@@ -89,6 +92,16 @@ impl Room {
         let hard_state = HardState { term: commit, vote: 0, commit };
         let config = Config { id, cluster: ClusterId(1), started: self.now, cold: false, snapshot_every: 50 };
         let start = Start { state, snapshot, hard_state, entries: Vec::new() };
+        self.members.insert(id, Replica::new(config, start, self.now).unwrap());
+    }
+
+    /// The process of `id` dies and comes back from its disk.
+    pub fn restart(&mut self, id: MemberId) {
+        let (snapshot, state) = self.snapshots[&id].clone();
+        let (hard_state, log) = self.logs[&id].clone();
+        let entries = log.into_iter().filter(|entry| entry.index > snapshot.index).collect();
+        let config = Config { id, cluster: ClusterId(1), started: self.now, cold: true, snapshot_every: 50 };
+        let start = Start { state: Some(state), snapshot: Some(snapshot), hard_state, entries };
         self.members.insert(id, Replica::new(config, start, self.now).unwrap());
     }
 
@@ -141,10 +154,18 @@ impl Room {
         let Some(replica) = self.members.get_mut(&id) else { return };
         for effect in replica.turn(self.now) {
             match effect {
-                Effect::Persist(write) if self.stalled_disks.contains(&id) => {
+                Effect::Persist(write) if !self.stalled_disks.contains(&id) => {
+                    let (hard_state, log) = self.logs.entry(id).or_default();
+                    *hard_state = write.group.hard_state;
+                    if let Some(first) = write.group.entries.first() {
+                        log.retain(|entry| entry.index < first.index);
+                        log.extend(write.group.entries);
+                    }
+                    queue.push_back((id, Input::Persisted { number: write.number }));
+                }
+                Effect::Persist(write) => {
                     self.waiting_writes.push((id, write.number));
                 }
-                Effect::Persist(write) => queue.push_back((id, Input::Persisted { number: write.number })),
                 Effect::Send { to, message } => {
                     self.sent.push((id, to, message.clone()));
                     if !self.cut.contains(&id) && !self.cut.contains(&to) {
