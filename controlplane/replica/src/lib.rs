@@ -322,6 +322,10 @@ pub struct Replica {
     reads: Reads,
     changing: Option<Changing>,
     transfer: Option<Ticket>,
+    /// Writes that are not durable yet, by number: when they were ordered.
+    writing: BTreeMap<u64, Moment>,
+    /// When leadership was last handed on because of the disk.
+    moved_for_disk: Option<Moment>,
     /// Peers that lost data: their Raft messages are not listened to.
     amnesiac: BTreeMap<MemberId, LostLog>,
     comparison: Comparison,
@@ -389,6 +393,8 @@ impl Replica {
             reads: Reads::new(config.id, config.started),
             changing: None,
             transfer: None,
+            writing: BTreeMap::new(),
+            moved_for_disk: None,
             amnesiac: BTreeMap::new(),
             comparison: Comparison::default(),
             snapshots: Snapshots::new(config.snapshot_every),
@@ -530,6 +536,7 @@ impl Replica {
     fn carry(&mut self, turn: raft::Turn) {
         self.send(turn.messages);
         if let Some(write) = turn.persist {
+            self.writing.insert(write.number, self.now);
             let installed = write.snapshot.clone().map(|meta| (write.number, meta));
             self.effects.push(Effect::Persist(write));
             if let Some((number, meta)) = installed {
@@ -559,6 +566,7 @@ impl Replica {
     }
 
     fn persisted(&mut self, number: u64) {
+        self.writing = self.writing.split_off(&(number + 1));
         let messages = self.consensus.persisted(number);
         if let Some(index) = self.snapshots.installed(number) {
             self.consensus.applied(index);

@@ -124,6 +124,23 @@ impl Replica {
         }
     }
 
+    /// A leader whose disk stands still goes on being heard and applies nothing, fencing included: another leads better.
+    pub(crate) fn move_for_disk(&mut self) {
+        let lease = self.state().map_or_else(Default::default, |state| state.settings().terms.lease);
+        let stands = self.writing.first_key_value().is_some_and(|(_, since)| self.now.since(*since) >= lease);
+        let recently = self.moved_for_disk.is_some_and(|moved| self.now.since(moved) < lease);
+        if !self.leading || !stands || recently || self.consensus.transferring() {
+            return;
+        }
+        let voters = self.consensus.tail().membership.voters.clone();
+        let others = voters.iter().copied().filter(|id| *id != self.id && self.consensus.is_caught_up(*id, LAG_MAX));
+        if let Some(to) = others.max_by_key(|id| self.consensus.matched(*id)) {
+            self.moved_for_disk = Some(self.now);
+            self.say(Level::Warn, format!("the disk has taken nothing for {lease}: leadership goes to {to}"));
+            self.consensus.transfer_leader(to);
+        }
+    }
+
     /// Raft gives up a transfer after an election timeout, without a word.
     pub(crate) fn transfer_progress(&mut self) {
         if self.leading

@@ -57,6 +57,7 @@ impl Replica {
         self.transfer_progress();
         self.reads.tick(self.now, &mut self.effects);
         self.duty(Leadership::tick);
+        self.move_for_disk();
         if self.now.since(self.clock.gossiped) >= GOSSIP_EVERY {
             self.clock.gossiped = self.now;
             self.gossip();

@@ -237,3 +237,22 @@ fn a_voter_that_restarted_speaks_when_its_state_is_where_it_was() {
     assert_eq!(ask(&mut room), None, "its state is still that of its snapshot");
     assert!(ask(&mut room).is_some_and(|remaining| remaining >= relaxed.wait()));
 }
+
+/// It is heard by everybody, so nobody elects another, and it applies nothing, so nothing fails over.
+#[test]
+fn a_leader_whose_disk_stands_still_hands_on() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let stuck = room.leader();
+    room.run(Span::seconds(2));
+    room.stalled_disks.insert(stuck);
+    room.input(stuck, Input::Propose { ticket: Ticket(1_000), request: None, command: Command::Settle });
+    room.run(Span::seconds(5));
+    assert!(!room.members[&stuck].is_leader());
+    assert_ne!(room.leader(), stuck);
+    room.propose(Command::Settle);
+    assert!(matches!(room.answers[&Ticket(1_000)], Answer::Failed(ProposeError::Lost)));
+    room.heal_disk(stuck);
+    room.run(Span::seconds(2));
+    let hashes: BTreeSet<_> = room.members.values().map(|replica| replica.state().unwrap().hash().0).collect();
+    assert_eq!(hashes.len(), 1);
+}
