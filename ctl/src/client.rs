@@ -19,12 +19,16 @@ use crate::rpcs::{Ask, AskPaged, REPLY_MAX};
 
 /// Pause between two rounds of all servers; short, for an election takes well below a second.
 const PAUSE: Duration = Duration::from_millis(150);
-/// One attempt: long enough for a slow disk, short enough to try another member within most time limits.
-const ATTEMPT: Duration = Duration::from_secs(5);
+/// The first attempt at each of several members; a frozen one costs so much, and a repetition has no second effect.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+/// Attempts grow to this: a slow disk, a long way.
+const ATTEMPT_MAX: Duration = Duration::from_secs(6);
 /// A watched member that is frozen, or cut off without a goodbye, is noticed within twice this.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Items asked for at once; the server's limit is 1000.
 const PAGE: u32 = 500;
+/// The reason of a member that keeps no events so old: it may have been started lately.
+const COMPACTED: &str = "compacted";
 
 pub struct Client {
     within: Duration,
@@ -42,7 +46,7 @@ pub struct Client {
 pub enum Failure {
     #[error(transparent)]
     Problem(#[from] Problem),
-    #[error("no member answered within {:.1} s (tried {servers}): {last}", within.as_secs_f64())]
+    #[error("no member could within {:.1} s (asked {servers}): {last}", within.as_secs_f64())]
     Unreachable {
         servers: String,
         within: Duration,
@@ -66,7 +70,7 @@ impl Failure {
 enum Outlook {
     /// This is the answer.
     Final,
-    /// This member does not take part, and time changes nothing about it; another one may.
+    /// This member takes no part, or keeps no events so old, and time changes nothing about it; another one may.
     Elsewhere,
     /// It may go better soon. `sent`: this attempt may have had its effect all the same.
     Soon { sent: bool },
@@ -137,12 +141,18 @@ impl Client {
         let began = Instant::now();
         let mut uncertain = false;
         let mut last = Problem::new(Code::Unavailable, "unreachable", "there was no time to ask");
+        let mut has_spoken = false;
         let mut hinted = None;
+        let mut attempt = ATTEMPT;
         loop {
-            let round: Vec<String> = hinted.take().into_iter().chain(self.servers()).collect();
+            let servers = self.servers();
+            // Who has nobody else to ask gains nothing by giving up.
+            let at_most = if servers.len() == 1 { self.within } else { attempt };
+            attempt = (attempt * 2).min(ATTEMPT_MAX);
+            let round: Vec<String> = hinted.take().into_iter().chain(servers).collect();
             let mut nobody_takes_part = true;
             for server in round {
-                let left = self.within.saturating_sub(began.elapsed()).min(ATTEMPT);
+                let left = self.within.saturating_sub(began.elapsed()).min(at_most);
                 if left.is_zero() {
                     break;
                 }
@@ -165,7 +175,11 @@ impl Client {
                     }
                 }
                 let leader = problem.leader.as_deref().filter(|leader| *leader != server).map(str::to_owned);
-                last = problem;
+                // What a member said tells more than that another one is not there.
+                if status.source().is_none() || !has_spoken {
+                    has_spoken |= status.source().is_none();
+                    last = problem;
+                }
                 if leader.is_some() {
                     hinted = leader;
                     break;
@@ -227,7 +241,7 @@ impl Client {
 
 fn outlook(status: &Status, problem: &Problem) -> Outlook {
     match (&*problem.reason, problem.code) {
-        ("no-cluster" | "quarantined" | "removed", _) => Outlook::Elsewhere,
+        ("no-cluster" | "quarantined" | "removed" | COMPACTED, _) => Outlook::Elsewhere,
         ("not-leader" | "no-quorum" | "no-state" | "overloaded", _) => Outlook::Soon { sent: false },
         (_, Code::Unavailable | Code::DeadlineExceeded) => Outlook::Soon { sent: !is_refused_connection(status) },
         // What has a source was made here, from a connection that broke; a server's answer has none.
@@ -259,8 +273,9 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     /// All events of one revision, or a mark of progress without any. Errs when no member answers in the time of a call, or
-    /// with `compacted` when the events are gone. Dropped before it is ready, it has taken nothing.
+    /// with `compacted` when no member keeps the events. Dropped before it is ready, it has taken nothing.
     pub async fn next(&mut self) -> Result<v1::WatchReply, Failure> {
+        let mut refusals = 0;
         loop {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
@@ -277,7 +292,13 @@ impl Watch<'_> {
             };
             self.stream = None;
             let problem = Problem::from(&status);
-            if matches!(problem.code, Code::OutOfRange | Code::InvalidArgument | Code::NotFound) {
+            let broke = matches!(problem.code, Code::Cancelled | Code::Unknown | Code::Internal);
+            match outlook(&status, &problem) {
+                Outlook::Final if !broke => return Err(problem.into()),
+                Outlook::Elsewhere => refusals += 1,
+                _ => {}
+            }
+            if refusals >= self.client.servers().len() {
                 return Err(problem.into());
             }
             if let Some(server) = self.client.servers().first() {
@@ -299,7 +320,12 @@ async fn open(client: &Client, from: u64, filter: &v1::EventFilter) -> Result<St
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use prost::Message;
+
     use super::*;
+    use crate::fake;
 
     fn client(servers: &[&str]) -> Client {
         Client::new(servers.iter().map(|it| (*it).to_owned()).collect(), Duration::from_secs(1))
@@ -334,6 +360,7 @@ mod tests {
         assert!(of(problem(Code::Unavailable, "no-quorum")) == Outlook::Soon { sent: false });
         assert!(of(problem(Code::Unavailable, "lost")) == Outlook::Soon { sent: true });
         assert!(of(problem(Code::Unavailable, "quarantined")) == Outlook::Elsewhere);
+        assert!(of(problem(Code::OutOfRange, "compacted")) == Outlook::Elsewhere);
         assert!(of(problem(Code::ResourceExhausted, "overloaded")) == Outlook::Soon { sent: false });
         assert!(of(problem(Code::Aborted, "stale-incarnation")) == Outlook::Final);
         assert!(of(problem(Code::Internal, "internal")) == Outlook::Final);
@@ -346,5 +373,66 @@ mod tests {
         let failure = client.ask(v1::CordonRequest::default()).await.expect_err("nobody listens");
         assert!(matches!(&failure, Failure::Unreachable { uncertain: None, .. }), "{failure:?}");
         assert!(failure.to_string().contains(&gone.to_string()), "{failure}");
+    }
+
+    fn replies(revisions: &[u64]) -> Vec<Vec<u8>> {
+        let of = |revision: &u64| v1::WatchReply { revision: *revision, events: Vec::new() }.encode_to_vec();
+        revisions.iter().map(of).collect()
+    }
+
+    /// The revisions that came, and the error that ended it.
+    async fn watched(servers: Vec<String>, from: u64) -> (Vec<u64>, Failure) {
+        let client = Client::new(servers, Duration::from_secs(20));
+        let mut watch = client.watch(from, v1::EventFilter::default());
+        let mut seen = Vec::new();
+        loop {
+            match watch.next().await {
+                Ok(reply) => seen.push(reply.revision),
+                Err(failure) => return (seen, failure),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_watch_goes_on_without_gap_or_repetition_wherever_it_is_served() {
+        let compacted = || Status::from(Problem::new(Code::OutOfRange, "compacted", "gone"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let told = asked.clone();
+        // Serves two streams that break, the second with a message the first had; then it has forgotten.
+        let member = fake::member(move |_, request| {
+            let from = v1::WatchRequest::decode(request).expect("a watch").from_revision;
+            told.lock().expect("no panic").push(from);
+            match from {
+                7 => (replies(&[7, 9]), Err(Status::internal("broken"))),
+                10 => (replies(&[9, 10]), Ok(())),
+                _ => (Vec::new(), Err(compacted())),
+            }
+        })
+        .await;
+        let started_lately = fake::member(move |_, _| (Vec::new(), Err(compacted()))).await;
+        let (seen, failure) = watched(vec![started_lately, member], 7).await;
+        assert_eq!(seen, [7, 9, 10]);
+        assert_eq!(&*failure.problem().reason, "compacted");
+        assert_eq!(asked.lock().expect("no panic")[..2], [7, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_repeated_elsewhere_under_the_same_id() {
+        let ids = Arc::new(Mutex::new(Vec::new()));
+        let answering = |status: fn() -> Result<(), Status>| {
+            let told = ids.clone();
+            fake::member(move |_, request| {
+                let request = v1::CordonRequest::decode(request).expect("a cordon");
+                told.lock().expect("no panic").push(request.request_id);
+                (vec![v1::Change { revision: 5 }.encode_to_vec()], status())
+            })
+        };
+        let lost = answering(|| Err(Problem::new(Code::Unavailable, "lost", "leadership moved").into())).await;
+        let leader = answering(|| Ok(())).await;
+        let client = Client::new(vec![lost, leader.clone()], Duration::from_secs(20));
+        let change = client.ask(v1::CordonRequest::default()).await.expect("the second does it");
+        assert_eq!((change.revision, client.servers().first()), (5, Some(&leader)));
+        let ids = ids.lock().expect("no panic");
+        assert!(ids.len() == 2 && ids[0] == ids[1] && !ids[0].is_empty(), "{ids:?}");
     }
 }

@@ -3,6 +3,8 @@
 mod args;
 mod client;
 mod commands;
+#[cfg(test)]
+mod fake;
 mod identity;
 mod output;
 mod rpcs;

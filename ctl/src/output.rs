@@ -163,6 +163,11 @@ pub fn dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
+/// `1 node`, `2 nodes`.
+pub fn count(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Cores: `0.5` of 500.
 pub fn cores(millis: u64) -> String {
     let text = format!("{}.{:03}", millis / 1_000, millis % 1_000);
@@ -185,7 +190,7 @@ pub fn time(millis: u64) -> String {
     match millis {
         0..1_000 => format!("{millis} ms"),
         1_000..60_000 => format!("{} s", cores(millis)),
-        _ if millis % 60_000 == 0 => format!("{} min", millis / 60_000),
+        _ if millis.is_multiple_of(60_000) => format!("{} min", millis / 60_000),
         _ => format!("{} min {} s", millis / 60_000, millis % 60_000 / 1_000),
     }
 }
@@ -317,6 +322,7 @@ mod tests {
             ("512 MiB".into(), "1.5 GiB".into(), "17 B".into())
         );
         assert_eq!((time(250), time(1_500), time(900_000)), ("250 ms".into(), "1.5 s".into(), "15 min".into()));
+        assert_eq!((count(1, "node"), count(0, "node")), ("1 node".into(), "0 nodes".into()));
         assert_eq!(utc(0), "1970-01-01 00:00:00.000");
         assert_eq!(utc(1_709_208_061_042), "2024-02-29 12:01:01.042");
         assert_eq!(utc(-1), "1969-12-31 23:59:59.999");

@@ -15,8 +15,8 @@ use crate::rpcs::Ask;
 
 /// How long a call is tried where nothing is said: an election and a restart of a member fit in.
 const WITHIN: Duration = Duration::from_secs(15);
-/// How long is waited for a container where nothing is said.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long is waited for one container or member where nothing is said.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks when no event says that something changed; what is not replicated changes without one.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -60,6 +60,20 @@ impl Wait {
     pub fn or(self, by_itself: bool) -> bool {
         (by_itself || self.wait) && !self.no_wait
     }
+}
+
+/// What is awaited, and what is shown meanwhile.
+pub struct Awaited {
+    /// As `draining node-1`.
+    pub what: String,
+    /// What to do when it does not come.
+    pub next: String,
+    /// How long, where `--timeout` does not say.
+    pub patience: Duration,
+    /// Events are shown from this revision on, …
+    pub from: u64,
+    /// … those that pass.
+    pub about: v1::EventFilter,
 }
 
 /// What one look found.
@@ -119,20 +133,14 @@ impl Session {
         Ok(())
     }
 
-    /// Looks until it is `Reached`, at each event that passes `filter` from revision `from` on, and shows these.
-    /// Errs with [`TimedOut`] after `--timeout`, or else after `patience`.
-    pub async fn until<T>(
-        &self,
-        what: &str,
-        patience: Option<Duration>,
-        (from, filter): (u64, v1::EventFilter),
-        mut look: impl AsyncFnMut() -> Result<Look<T>>,
-    ) -> Result<T> {
-        let patience = self.global.timeout.or(patience).unwrap_or(PATIENCE);
-        let progress = Progress::new(what);
+    /// Looks until it is `Reached`, at each event and now and then. Errs with [`TimedOut`] when the time is up.
+    pub async fn until<T>(&self, awaited: Awaited, mut look: impl AsyncFnMut() -> Result<Look<T>>) -> Result<T> {
+        let Awaited { what, next, patience, from, about } = awaited;
+        let patience = self.global.timeout.unwrap_or(patience);
+        let progress = Progress::new(&what);
         let changed = tokio::sync::Notify::new();
         let shown = async {
-            let mut watch = self.client.watch(from, filter);
+            let mut watch = self.client.watch(from, about);
             while let Ok(reply) = watch.next().await {
                 for event in &reply.events {
                     progress.line(&format!("  {}", event.text));
@@ -159,11 +167,11 @@ impl Session {
         };
         let ended = tokio::select! {
             found = looked => found,
-            () = shown => unreachable!("it ends never"),
+            () = shown => unreachable!("it never ends"),
             () = tokio::time::sleep(patience) => {
-                let is = if now.is_empty() { "nothing was heard".to_owned() } else { now.clone() };
+                let is = if now.is_empty() { "nothing was heard" } else { &now };
                 let waited = output::time(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-                Err(TimedOut(format!("{what}: not so after {waited}; {is}; the order stands")).into())
+                Err(TimedOut(format!("{what}: not done after {waited}: {is}; the order stands\nnext: {next}")).into())
             }
         };
         progress.end();

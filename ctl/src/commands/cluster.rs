@@ -6,7 +6,7 @@ use proto::v1;
 
 use crate::args::{self, Profile, Switch};
 use crate::output::{emit, facts, json, table, time, word};
-use crate::session::{Look, Session};
+use crate::session::{Awaited, Look, PATIENCE, Session};
 
 #[derive(Subcommand)]
 pub enum Cluster {
@@ -169,12 +169,18 @@ async fn add_member(
         format!("enrol {name} at {api} (it is admitted as m{id}; `cluster remove-member @m{id}` takes that back)")
     })?;
     let goal = if learner { "follows the log" } else { "votes" };
-    let what = format!("waiting until {name} {goal}");
-    let found = session.until(&what, None, (reply.revision, v1::EventFilter::default()), async || {
+    let awaited = Awaited {
+        what: format!("waiting until {name} {goal}"),
+        next: "`quoratectl cluster status` shows how far it is; its own log says what keeps it".to_owned(),
+        patience: PATIENCE,
+        from: reply.revision,
+        about: v1::EventFilter::default(),
+    };
+    let member = session.until(awaited, async || {
         let status = session.client.ask(v1::StatusRequest {}).await?;
         Ok(progress_of(&status, id, reply.revision, learner))
     });
-    let member = found.await?;
+    let member = member.await?;
     session.print("Member", &member, || format!("{name} is member m{id} and {goal}"));
     Ok(())
 }
@@ -282,12 +288,21 @@ fn status(status: &v1::StatusReply) -> String {
         None if id == 0 => "none".to_owned(),
         None => format!("m{id}"),
     };
-    let cluster = match status.cluster_id.as_str() {
-        "" => "none yet: `quoratectl cluster init` makes one of this member, `cluster add-member` takes it into one"
-            .to_owned(),
-        id => format!("{} ({id}), generation {}", status.cluster_name, status.generation),
+    use v1::MemberStanding::{Empty, Quarantined, Removed, Unspecified};
+    let cluster = match status.standing() {
+        Removed => "none any more: this member was removed; it is of use again with a new data folder",
+        Quarantined => {
+            "this member lost data and takes no part; `quoratectl member rejoin` brings it back under a new id"
+        }
+        Empty | Unspecified => {
+            "none yet: `quoratectl cluster init` makes one of this member, `cluster add-member` takes it into one"
+        }
+        _ => &format!("{} ({}), generation {}", status.cluster_name, status.cluster_id, status.generation),
     };
-    let standing = word(status.standing().as_str_name(), "MEMBER_STANDING_");
+    let answered = match status.member {
+        0 => format!("a member that is {standing}", standing = standing(status)),
+        id => format!("{}, {}", name(id), standing(status)),
+    };
     let nodes = status.nodes.unwrap_or_default();
     let containers = status.containers.unwrap_or_default();
     let brake = status.brake.map(|brake| {
@@ -297,11 +312,11 @@ fn status(status: &v1::StatusReply) -> String {
             brake.since_revision, brake.silent, brake.of
         )
     });
-    let has_cluster = !status.cluster_id.is_empty();
-    let counted = |text: String| if has_cluster { text } else { String::new() };
+    let takes_part = !matches!(status.standing(), Removed | Quarantined | Empty | Unspecified);
+    let counted = |text: String| if takes_part { text } else { String::new() };
     let mut text = facts(&[
-        ("cluster", cluster),
-        ("answered by", format!("{}, {standing}, version {}", name(status.member), status.version)),
+        ("cluster", cluster.to_owned()),
+        ("answered by", format!("{answered}, version {}", status.version)),
         ("trouble", status.trouble.clone()),
         ("leader", counted(format!("{}, term {}", name(status.leader), status.term))),
         ("revision", counted(format!("{} of {} committed", status.revision, status.committed_index))),
@@ -338,6 +353,10 @@ fn status(status: &v1::StatusReply) -> String {
     text
 }
 
+fn standing(status: &v1::StatusReply) -> String {
+    word(status.standing().as_str_name(), "MEMBER_STANDING_")
+}
+
 fn counts(counts: &[(u32, &str)]) -> String {
     let said: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
@@ -347,7 +366,10 @@ fn counts(counts: &[(u32, &str)]) -> String {
 fn members(status: &v1::StatusReply) -> String {
     let rows = status.members.iter().map(|member| {
         let address = member.address.clone().unwrap_or_default();
-        let role = word(member.role().as_str_name(), "MEMBER_ROLE_");
+        let role = match member.role() {
+            v1::MemberRole::Unspecified => "admitted".to_owned(),
+            role => word(role.as_str_name(), "MEMBER_ROLE_"),
+        };
         vec![
             member.name.clone(),
             format!("m{}", member.id),

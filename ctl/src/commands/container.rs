@@ -13,7 +13,7 @@ use super::spec::Spec;
 use crate::args;
 use crate::client::Failure;
 use crate::output::{Usage, cores, dash, facts, memory, table, time, word};
-use crate::session::{Look, Session, Wait};
+use crate::session::{Awaited, Look, PATIENCE, Session, Wait};
 
 /// The most items one batch call takes.
 const BATCH: usize = 1_000;
@@ -231,8 +231,8 @@ async fn stop(session: &Session, Target { container, wait }: Target) -> Result<(
     if !wait.or(false) {
         return ordered(session, &change, &format!("{container} shall be stopped"));
     }
-    let what = format!("stopping {container}");
-    let stopped = session.until(&what, None, (change.revision, about(&container)), async || {
+    let awaited = awaited("stopping", &container, &container, change.revision);
+    let stopped = session.until(awaited, async || {
         let now = get(session, &container).await?;
         if now.desired() == v1::DesiredState::Running {
             bail!("{container} was started again by somebody else");
@@ -252,8 +252,8 @@ async fn relocate(session: &Session, Target { container, wait }: Target, to: Str
         return ordered(session, &change, &format!("{container} is being moved"));
     }
     let source = node_of(&before).unwrap_or_default().to_owned();
-    let what = format!("moving {container}");
-    let moved = session.until(&what, None, (change.revision, about(&container)), async || {
+    let awaited = awaited("moving", &container, &container, change.revision);
+    let moved = session.until(awaited, async || {
         let now = get(session, &container).await?;
         if now.state() != v1::ContainerState::Running {
             ensure_may_run(&container, &now)?;
@@ -279,8 +279,8 @@ async fn delete(session: &Session, Target { container, wait }: Target) -> Result
         return ordered(session, &change, &format!("{container} is stopped and forgotten"));
     }
     let reference = format!("@{id}");
-    let what = format!("deleting {container}");
-    let gone = session.until(&what, None, (change.revision, about(&reference)), async || {
+    let awaited = awaited("deleting", &container, &reference, change.revision);
+    let gone = session.until(awaited, async || {
         let request = v1::GetContainerRequest { container: reference.clone(), stale: false };
         match session.client.ask(request).await {
             Ok(reply) => Ok(Look::NotYet(state(&reply.container.unwrap_or_default()))),
@@ -368,8 +368,14 @@ async fn get(session: &Session, container: &str) -> Result<v1::Container> {
     Ok(reply.container.unwrap_or_default())
 }
 
-fn about(container: &str) -> v1::EventFilter {
-    v1::EventFilter { container: container.to_owned(), ..v1::EventFilter::default() }
+fn awaited(doing: &str, name: &str, reference: &str, from: u64) -> Awaited {
+    Awaited {
+        what: format!("{doing} {name}"),
+        next: format!("`quoratectl container why {name}` says what it waits for"),
+        patience: PATIENCE,
+        from,
+        about: v1::EventFilter { container: reference.to_owned(), ..v1::EventFilter::default() },
+    }
 }
 
 fn ordered(session: &Session, change: &v1::Change, done: &str) -> Result<()> {
@@ -379,8 +385,7 @@ fn ordered(session: &Session, change: &v1::Change, done: &str) -> Result<()> {
 
 /// Waits until it runs under `epoch` or a later one.
 async fn running(session: &Session, name: &str, reference: &str, (from, epoch): (u64, u64)) -> Result<()> {
-    let what = format!("starting {name}");
-    let found = session.until(&what, None, (from, about(reference)), async || {
+    let found = session.until(awaited("starting", name, reference, from), async || {
         let now = get(session, reference).await?;
         ensure_may_run(name, &now)?;
         let runs = now.state() == v1::ContainerState::Running && now.epoch >= epoch;

@@ -11,8 +11,11 @@ use crate::session::Session;
 
 #[derive(Subcommand)]
 pub enum Member {
-    /// Brings a quarantined member, one that lost data, back under a new id; asked of that member (--server)
+    /// Brings a quarantined member, one that lost data, back under a new id
     Rejoin {
+        /// Public API of the quarantined member [default: the one --server names]
+        #[arg(long, value_name = "HOST:PORT", value_parser = args::address)]
+        member: Option<String>,
         /// Public API of a healthy member [default: those it remembers]
         #[arg(long, value_name = "HOST:PORT", value_parser = args::address)]
         via: Option<String>,
@@ -26,10 +29,16 @@ pub enum Member {
 
 pub async fn run(session: &Session, verb: Member) -> Result<()> {
     match verb {
-        Member::Rejoin { via } => {
-            session.ensure_sole("the quarantined member")?;
-            let request = v1::RejoinRequest { request_id: String::new(), via: via.unwrap_or_default() };
-            let reply = session.client.ask(request).await.context("rejoin")?;
+        Member::Rejoin { member, via } => {
+            let request = v1::RejoinRequest { request_id: session.client.request_id(), via: via.unwrap_or_default() };
+            let asked = match member {
+                Some(member) => session.only(&member).ask(request).await,
+                None => {
+                    session.ensure_sole("the quarantined member")?;
+                    session.client.ask(request).await
+                }
+            };
+            let reply = asked.context("rejoin")?;
             session.print("RejoinReply", &reply, || {
                 format!("it is member m{} now; m{} is never used again", reply.member, reply.old_member)
             });

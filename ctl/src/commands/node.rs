@@ -9,8 +9,8 @@ use proto::v1;
 
 use crate::args::{self, Role};
 use crate::identity;
-use crate::output::{Usage, cores, dash, facts, memory, table, time, word};
-use crate::session::{Look, Session, Wait};
+use crate::output::{Usage, cores, count, dash, facts, memory, table, time, word};
+use crate::session::{Awaited, Look, PATIENCE, Session, Wait};
 
 /// Where an agent looks for its identity by itself.
 const IDENTITY: &str = "/var/lib/quorate/agent/identity.json";
@@ -257,8 +257,14 @@ async fn drain(session: &Session, node: &str, wait: Wait) -> Result<()> {
         session.print("Change", &change, || format!("{node} is being drained (revision {})", change.revision));
         return Ok(());
     }
-    let what = format!("draining {node}");
-    let empty = session.until(&what, Some(LONG), (change.revision, about(node)), async || {
+    let awaited = Awaited {
+        what: format!("draining {node}"),
+        next: format!("make room for what is left, or end the drain with `quoratectl node return {node}`"),
+        patience: LONG,
+        from: change.revision,
+        about: about(node),
+    };
+    let empty = session.until(awaited, async || {
         let now = get(session, node).await?;
         if now.intent() != v1::NodeIntent::Draining {
             bail!("the drain of {node} was ended by somebody else: it is {} now", intent(&now));
@@ -275,7 +281,7 @@ async fn drain(session: &Session, node: &str, wait: Wait) -> Result<()> {
 /// What keeps a node from being empty, in one line.
 fn left(node: &v1::Node) -> String {
     let drain = node.drain.clone().unwrap_or_default();
-    let mut text = format!("{} containers are left", node.containers);
+    let mut text = format!("{} left", count(node.containers, "container"));
     if node.health() != v1::NodeHealth::Up {
         text.push_str(&format!("; it is {}", health(node)));
     }
@@ -296,14 +302,22 @@ async fn leave(session: &Session, node: &str, wait: Wait) -> Result<()> {
         session.print("Change", &change, || format!("{node} is asked to stop everything and leave"));
         return Ok(());
     }
-    let what = format!("waiting until {node} has left");
-    let gone = session.until(&what, None, (change.revision, about(node)), async || {
+    let awaited = Awaited {
+        what: format!("waiting until {node} has left"),
+        next: format!(
+            "look at the log of its agent; where the machine is off, `quoratectl node confirm-down {node}` says so"
+        ),
+        patience: PATIENCE,
+        from: change.revision,
+        about: about(node),
+    };
+    let gone = session.until(awaited, async || {
         let now = get(session, node).await?;
         if now.incarnation > before.incarnation {
             bail!("{node} has registered anew instead of leaving: was its agent started again?");
         }
         let has_left = now.health() == v1::NodeHealth::Fenced;
-        Ok(if has_left { Look::Reached(now) } else { Look::NotYet(format!("{} containers are left", now.containers)) })
+        Ok(if has_left { Look::Reached(now) } else { Look::NotYet(left(&now)) })
     });
     let gone = gone.await?;
     session.print("Node", &gone, || {
@@ -317,7 +331,12 @@ async fn confirm_down(session: &Session, asked: ConfirmDown) -> Result<()> {
     let ConfirmDown { node, reason, incarnation, i_verified: _ } = asked;
     let incarnation = match incarnation {
         Some(given) => given,
-        None => get(session, &node).await?.incarnation,
+        None => match get(session, &node).await?.incarnation {
+            0 => {
+                bail!("{node} has never registered, so nothing of it runs; `quoratectl node remove {node}` forgets it")
+            }
+            present => present,
+        },
     };
     let request = v1::ConfirmDownRequest { request_id: String::new(), node: node.clone(), incarnation, reason };
     let done = format!("{node}, incarnation {incarnation}, is confirmed down; what ran there is started elsewhere");
@@ -393,7 +412,7 @@ fn shown(node: &v1::Node) -> String {
     });
     let drain = node.drain.as_ref().map(|drain| {
         let blockers = drain.blockers.iter().map(|it| format!("\n{}: {}", it.container, it.text));
-        format!("{} containers are left{}", drain.left, blockers.collect::<String>())
+        format!("{} left{}", count(drain.left, "container"), blockers.collect::<String>())
     });
     facts(&[
         ("name", format!("{} ({})", node.name, node.id)),
@@ -471,7 +490,7 @@ mod tests {
         let text = shown(&fenced);
         for line in [
             "health         fenced",
-            "drain          2 containers are left",
+            "drain          2 containers left",
             "               db: no node has room",
             "receipt        lease-over for incarnation 2, revision 77, covers only containers that stop on quorum loss",
             "               2 of 3 members",
@@ -490,7 +509,7 @@ mod tests {
 
     #[test]
     fn what_keeps_a_drain_is_said_in_a_line() {
-        assert_eq!(left(&example()), "2 containers are left; db: no node has room");
+        assert_eq!(left(&example()), "2 containers left; db: no node has room");
         let silent = v1::Node { health: v1::NodeHealth::Suspect as i32, ..example() };
         assert!(left(&silent).contains("it is suspect"));
     }

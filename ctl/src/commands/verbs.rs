@@ -25,7 +25,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("node maintain n", &["NodeService.Maintain"]),
     ("node return n", &["NodeService.Return"]),
     ("node leave n --wait", &["NodeService.Leave", "NodeService.Get", WATCH]),
-    ("node confirm-down n --reason seen --i-verified", &["NodeService.Get", "NodeService.ConfirmDown"]),
+    ("node confirm-down n --reason seen --incarnation 1 --i-verified", &["NodeService.ConfirmDown"]),
     ("node remove n", &["NodeService.Remove"]),
     ("template register t", &["TemplateService.Register"]),
     ("template list", &["TemplateService.List"]),
@@ -69,15 +69,11 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use axum::body::Body;
-    use axum::http::{HeaderMap, HeaderValue, Response, Uri};
     use clap::{CommandFactory, Parser};
-    use http_body_util::StreamBody;
-    use prost::bytes::Bytes;
     use tokio::sync::watch;
 
     use super::*;
-    use crate::Cli;
+    use crate::{Cli, fake};
 
     /// Leaves that ask nobody, or only what a playground asks.
     const ASK_NOBODY: [&str; 3] = ["dev", "completion", "verbs"];
@@ -88,23 +84,13 @@ mod tests {
     async fn recorder() -> (String, Arc<Seen>) {
         let seen = Arc::new(watch::Sender::new(BTreeSet::new()));
         let told = seen.clone();
-        let answer = move |uri: Uri| async move {
-            let name = uri.path().trim_start_matches("/quorate.v1.").replace('/', ".");
+        let address = fake::member(move |method, _| {
             told.send_modify(|seen| {
-                seen.insert(name);
+                seen.insert(method);
             });
-            let done = HeaderMap::from_iter([("grpc-status".parse().expect("a name"), HeaderValue::from_static("0"))]);
-            let unset = http_body::Frame::data(Bytes::from_static(&[0; 5]));
-            let frames = [Ok::<_, std::convert::Infallible>(unset), Ok(http_body::Frame::trailers(done))];
-            let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-            let reply = Response::builder().header("content-type", "application/grpc").body(body);
-            reply.expect("it has its parts")
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("its address").to_string();
-        let app = axum::Router::new().fallback(answer);
-        tokio::spawn(async { axum::serve(listener, app).await });
-        (address, seen)
+            (vec![Vec::new()], Ok(()))
+        });
+        (address.await, seen)
     }
 
     /// Ends by itself, or, where something that never comes is awaited, as soon as all that is `expected` was called.

@@ -161,9 +161,7 @@ fn ip(within: Option<&File>, lines: &str) -> Result<()> {
         let within = within.try_clone()?;
         // Safety: setns is one system call and touches nothing of ours.
         unsafe {
-            command.pre_exec(move || {
-                Ok(move_into_link_name_space(within.as_fd(), Some(LinkNameSpaceType::Network))?)
-            })
+            command.pre_exec(move || Ok(move_into_link_name_space(within.as_fd(), Some(LinkNameSpaceType::Network))?))
         };
     }
     let mut child = command.spawn().with_context(|| format!("start {program}"))?;
