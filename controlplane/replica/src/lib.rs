@@ -6,6 +6,7 @@
 //! proposals of the batch become one append, reads one ReadIndex, and writes one sync.
 //! Absent: no thread, no clock, no disk, no network, no randomness.
 
+mod exchange;
 mod codec;
 mod leadership;
 mod leases;
@@ -13,6 +14,9 @@ mod log;
 mod machine;
 mod message;
 mod raft;
+mod proposals;
+mod applying;
+mod peers;
 mod comparison;
 mod membership;
 mod reads;
@@ -20,292 +24,26 @@ mod snapshots;
 mod tick;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
-use cluster::command::{Command, Entry};
-use cluster::planner::{Observed, Plan};
-use cluster::{
-    Applied, Event, Incarnation, MemberId, Membership, Moment, NodeId, Rejected, RequestId, Revision, Span, State,
-    StateHash, WallTime,
-};
-use record::{LogPoint, SnapshotMeta};
+use cluster::{MemberId, Moment, Revision, Span, State, WallTime};
 
 pub use crate::codec::{MembershipChange, Step, decode_membership, encode_membership};
 use crate::comparison::Comparison;
-use crate::leadership::{Desk, Leadership, Pending};
+pub use crate::exchange::*;
+use crate::leadership::{Desk, Leadership};
 pub use crate::leadership::{NodeView, Transition};
 pub use crate::leases::Leases;
 pub use crate::log::{Meaning, Tail};
 use crate::machine::Machine;
 use crate::membership::Changing;
 pub use crate::message::{NodeAge, PeerMessage, RaftMessage};
+use crate::peers::LostLog;
+use crate::proposals::{Origin, Proposal};
 use crate::raft::Consensus;
 pub use crate::raft::{CannotStart, Role, Write};
 use crate::reads::Reads;
 use crate::snapshots::Snapshots;
 use crate::tick::TickClock;
-
-/// Names one question of a client while it is open; chosen by the shell, never reused while open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// Names one agent stream; chosen by the shell, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Link(pub u64);
-
-/// Entries applied since the last snapshot that make a new one.
-pub const SNAPSHOT_EVERY: u64 = 10_000;
-/// Entries kept below a snapshot for members that lag a little: a short absence costs no snapshot.
-pub const KEEP_BELOW_SNAPSHOT: u64 = 2_000;
-
-pub struct Config {
-    pub id: MemberId,
-    pub cluster: cluster::ClusterId,
-    /// By the lease clock, read after the data folder's lock was held *(18)*.
-    pub started: Moment,
-    /// Whether this process found a log: a cluster whose majority has just done so gives its nodes time to come up.
-    pub cold: bool,
-    pub snapshot_every: u64,
-}
-
-/// What a member starts from.
-pub struct Start {
-    /// The state of the snapshot, or of the bootstrap; `None` for a newcomer that waits for its first snapshot.
-    pub state: Option<State>,
-    pub snapshot: Option<SnapshotMeta>,
-    pub hard_state: record::HardState,
-    /// Above the snapshot.
-    pub entries: Vec<record::Entry>,
-}
-
-/// Things that arrived.
-#[derive(Debug)]
-pub enum Input {
-    /// At least every [`Replica::tick_every`]; `monotonic` is the clock that does not count suspend.
-    Tick {
-        monotonic: Moment,
-        wall: WallTime,
-    },
-    Peer {
-        from: MemberId,
-        message: PeerMessage,
-    },
-    /// A stream to `peer` broke, or a message to it was dropped.
-    PeerUnreachable {
-        peer: MemberId,
-    },
-    /// The stream of a snapshot to `peer` ended.
-    SnapshotSent {
-        peer: MemberId,
-        taken: bool,
-    },
-    /// A snapshot's body has arrived whole and its hash is right; comes with the message that announced it.
-    SnapshotArrived {
-        from: MemberId,
-        message: Box<RaftMessage>,
-        state: Box<State>,
-    },
-    /// Writes up to this number are durable.
-    Persisted {
-        number: u64,
-    },
-    /// The snapshot asked for by `BuildSnapshot` is durable.
-    SnapshotSaved {
-        meta: SnapshotMeta,
-    },
-    /// It could not be built or saved; tried again a little later.
-    SnapshotFailed,
-    Propose {
-        ticket: Ticket,
-        request: Option<RequestId>,
-        command: Command,
-    },
-    Read {
-        ticket: Ticket,
-    },
-    ChangeMembership {
-        ticket: Ticket,
-        change: Change,
-    },
-    TransferLeader {
-        ticket: Ticket,
-        to: Option<MemberId>,
-    },
-    Heartbeat {
-        link: Link,
-        from: NodeId,
-        heartbeat: Heartbeat,
-    },
-    /// An agent's session with this member as leader.
-    AgentOpened {
-        link: Link,
-        node: NodeId,
-    },
-    AgentSaid {
-        link: Link,
-        message: ToLeader,
-    },
-    AgentClosed {
-        link: Link,
-    },
-    Planned {
-        plan: Box<Plan>,
-    },
-    /// A fence method answered for exactly this incarnation and boot.
-    FenceConfirmed {
-        node: NodeId,
-        incarnation: Incarnation,
-        method: Arc<str>,
-        evidence: Arc<str>,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    AddLearner(MemberId),
-    Promote(MemberId),
-    Remove(MemberId),
-}
-
-/// Orders to the hands, to be carried out in order.
-#[derive(Debug)]
-pub enum Effect {
-    /// Make durable, then say `Persisted`; several may be merged into one sync.
-    Persist(Write),
-    Send {
-        to: MemberId,
-        message: PeerMessage,
-    },
-    /// Stream the body of `meta` to `to`, then this message; then say `SnapshotSent`.
-    SendSnapshot {
-        to: MemberId,
-        meta: SnapshotMeta,
-        message: Box<RaftMessage>,
-    },
-    /// Save the state as a snapshot; then say `SnapshotSaved`.
-    BuildSnapshot {
-        point: LogPoint,
-        membership: Vec<u8>,
-        state: State,
-    },
-    /// The store may forget entries up to `through`.
-    Compact {
-        through: u64,
-    },
-    Answer {
-        ticket: Ticket,
-        answer: Answer,
-    },
-    Reply {
-        link: Link,
-        reply: HeartbeatReply,
-    },
-    ToAgent {
-        link: Link,
-        message: ToAgent,
-    },
-    /// Close the session: this member does not lead, or the node opened another.
-    DropAgent {
-        link: Link,
-    },
-    /// Applied in this order; one per entry.
-    Applied {
-        revision: Revision,
-        events: Vec<Event>,
-        at: WallTime,
-    },
-    /// The state jumped: a snapshot of the leader's was installed. Watchers below it are told `compacted`.
-    Installed {
-        revision: Revision,
-    },
-    /// Think on another thread, come back with `Planned`.
-    Plan {
-        state: State,
-        observed: Observed,
-    },
-    /// Start fence methods for this incarnation; its `Fencing` is committed *(12)*.
-    Fence {
-        node: NodeId,
-        incarnation: Incarnation,
-    },
-    /// This member may not go on; say why and stop the process.
-    Halt {
-        reason: Halt,
-    },
-    /// One line for the log.
-    Say {
-        level: Level,
-        text: String,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Info,
-    Warn,
-    Error,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Halt {
-    #[error("the state after entry {revision} differs from member {other}'s: {ours} here, {theirs} there")]
-    StateDiffers { revision: Revision, other: MemberId, ours: StateHash, theirs: StateHash },
-    #[error("entry {index} cannot be read: {error}")]
-    Unreadable { index: u64, error: Arc<str> },
-    #[error("the leader knows this member to have held the log up to {had}, and it holds {have}: data was lost")]
-    LostData { had: u64, have: u64 },
-    #[error("this member was removed from the cluster")]
-    Removed,
-    #[error("invariant broken after entry {revision}: {what}")]
-    Invariant { revision: Revision, what: Arc<str> },
-}
-
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once, from the effect to whoever asked")]
-pub enum Answer {
-    /// The entry of a proposal is applied; its outcome is inside.
-    Applied(Applied),
-    /// At least as new as everything acknowledged before the read was asked for.
-    State(State),
-    Done,
-    Failed(ProposeError),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    #[error("this member does not lead")]
-    NotLeader { hint: Option<MemberId> },
-    #[error("too much is under way; try again")]
-    Overloaded,
-    #[error("leadership changed on the way: the outcome is unknown, ask again with the same request id")]
-    Lost,
-    #[error("{0}")]
-    Refused(String),
-    #[error("no leader could be reached in time")]
-    NoQuorum,
-    #[error(transparent)]
-    Rejected(#[from] Rejected),
-}
-
-/// What a member shows of itself.
-#[derive(Clone, Debug)]
-pub struct Status {
-    pub id: MemberId,
-    pub role: Role,
-    pub term: u64,
-    pub leader: Option<MemberId>,
-    pub commit: u64,
-    pub applied: Revision,
-    pub durable: LogPoint,
-    pub last: LogPoint,
-    pub first_index: u64,
-    /// Leader only: what each member holds durably.
-    pub matched: BTreeMap<MemberId, u64>,
-    /// Leader only: what the leader thinks of each node that is not plainly well.
-    pub nodes: BTreeMap<NodeId, NodeView>,
-    pub transitions: Vec<Transition>,
-}
 
 pub struct Replica {
     id: MemberId,
@@ -338,29 +76,6 @@ pub struct Replica {
     leading: bool,
     halted: bool,
     effects: Vec<Effect>,
-}
-
-/// How far a peer's log was durable, and is.
-#[derive(Clone, Copy, Debug)]
-struct LostLog {
-    had: u64,
-    have: u64,
-}
-
-/// Who waits for an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Client(Ticket),
-    /// A duty of the leader's own.
-    Duty,
-    Registration(Link),
-}
-
-struct Proposal {
-    origin: Origin,
-    key: Option<Pending>,
-    request: Option<RequestId>,
-    command: Command,
 }
 
 impl Replica {
@@ -574,239 +289,6 @@ impl Replica {
         self.send(messages);
     }
 
-    fn apply(&mut self, index: u64) {
-        let tail = self.consensus.tail();
-        let (Some(meaning), Some(term)) = (tail.meaning(index).cloned(), tail.term(index)) else {
-            let error = "it is committed and not in the log".into();
-            return self.halt(Halt::Unreadable { index, error });
-        };
-        let mut membership = None;
-        let applied = match meaning {
-            Meaning::Settle => {
-                let entry = Entry { at: WallTime(0), request: None, command: Command::Settle };
-                self.machine.command(index, &entry)
-            }
-            Meaning::Command(entry) => self.machine.command(index, &entry),
-            Meaning::Membership(change) => {
-                let expected = change.after(&tail.membership, LogPoint { index, term });
-                match self.consensus.apply_change(&change, LogPoint { index, term }) {
-                    Ok(made) if made == expected => {}
-                    Ok(made) => return self.halt(Halt::membership(index, &expected, &made)),
-                    Err(error) => return self.halt(Halt::Unreadable { index, error: error.into() }),
-                }
-                membership = Some(expected.clone());
-                self.machine.membership(index, expected)
-            }
-            Meaning::Unreadable(error) => return self.halt(Halt::Unreadable { index, error }),
-        };
-        let Some(applied) = applied else {
-            let error = "no state to apply it to".into();
-            return self.halt(Halt::Unreadable { index, error });
-        };
-        let changed = membership.is_some();
-        self.consensus.tail_mut().applied(index, membership);
-        self.consensus.applied(index);
-        if changed {
-            self.membership_since = self.now;
-            self.leases.membership(self.now, self.consensus.tail());
-            self.membership_applied();
-        } else if let Some(changing) = self.changing.take_if(|changing| changing.index == index) {
-            // Raft puts an empty entry in the place of a change it thinks untimely.
-            self.answer(changing.ticket, Answer::Failed(ProposeError::Lost));
-        }
-        self.applied(index, term, applied);
-    }
-
-    fn applied(&mut self, index: u64, term: u64, applied: Applied) {
-        for event in &applied.events {
-            if let Event::NodeRegistered { node, incarnation, .. } = event {
-                self.leases.registered(self.now, *node, *incarnation);
-            }
-        }
-        self.notice_role();
-        if self.leading && term == self.consensus.term() {
-            self.leadership.settle();
-        }
-        let at = self.state().map(State::clock).unwrap_or_default();
-        let events = applied.events.clone();
-        self.effects.push(Effect::Applied { revision: Revision(index), events, at });
-        if self.leading {
-            self.leadership.entry_done(index, self.now);
-            self.duty(|leadership, desk| leadership.applied(desk, &applied.events, &applied.outcome));
-        }
-        match self.open.remove(&index) {
-            Some(Origin::Client(ticket)) => self.answer(ticket, Answer::Applied(applied)),
-            Some(Origin::Registration(link)) => {
-                self.duty(|leadership, desk| leadership.registered(link, &applied.outcome, desk));
-            }
-            Some(Origin::Duty) | None => {}
-        }
-        if let Some(reason) = self.comparison.applied(&self.machine, self.consensus.tail()) {
-            self.halt(reason);
-        }
-    }
-
-    /// Everything proposed since the last turn becomes one append.
-    fn flush_proposals(&mut self) {
-        let mut payloads = Vec::new();
-        let mut origins = Vec::new();
-        for proposal in std::mem::take(&mut self.proposals) {
-            if let Err(error) = self.may_propose(&proposal.command) {
-                self.not_proposed(proposal.origin, proposal.key, error);
-                continue;
-            }
-            let Proposal { origin, key, request, command } = proposal;
-            payloads.push(codec::encode(&Entry { at: self.wall, request, command }));
-            origins.push((origin, key));
-        }
-        if payloads.is_empty() {
-            return;
-        }
-        match self.consensus.propose(payloads) {
-            Ok(indexes) => {
-                for (index, (origin, key)) in indexes.zip(origins) {
-                    self.open.insert(index, origin);
-                    if let Some(key) = key {
-                        self.leadership.proposed(index, key);
-                    }
-                }
-            }
-            Err(raft::Dropped) => {
-                for (origin, key) in origins {
-                    self.not_proposed(origin, key, ProposeError::Overloaded);
-                }
-            }
-        }
-    }
-
-    fn may_propose(&self, command: &Command) -> Result<(), ProposeError> {
-        if self.consensus.role() != Role::Leader {
-            return Err(ProposeError::NotLeader { hint: self.leader().filter(|leader| *leader != self.id) });
-        }
-        // Fencing is for a leader that knows its own term's entry and every membership applied *(a1)*.
-        let fences = matches!(command, Command::BeginFencing { .. } | Command::RecordFenced { .. });
-        if fences && (!self.leadership.is_settled() || self.consensus.tail().has_unapplied_change()) {
-            return Err(ProposeError::Overloaded);
-        }
-        Ok(())
-    }
-
-    fn not_proposed(&mut self, origin: Origin, key: Option<Pending>, error: ProposeError) {
-        if let Some(key) = key {
-            self.leadership.dropped(&key);
-        }
-        if let Origin::Client(ticket) = origin {
-            self.answer(ticket, Answer::Failed(error));
-        }
-    }
-
-    fn peer(&mut self, from: MemberId, message: PeerMessage) {
-        match message {
-            PeerMessage::Raft(message) => self.raft_message(from, *message),
-            PeerMessage::Hello { durable } => self.hello(from, durable),
-            PeerMessage::YouLostData { had, .. } => {
-                let have = self.consensus.tail().durable().index;
-                if have < had {
-                    self.halt(Halt::LostData { had, have });
-                } else {
-                    let durable = self.consensus.tail().durable();
-                    self.effects.push(Effect::Send { to: from, message: PeerMessage::Hello { durable } });
-                }
-            }
-            PeerMessage::AskAges { round, nodes } => {
-                let age = |&(node, incarnation): &(NodeId, Incarnation)| NodeAge {
-                    node,
-                    incarnation,
-                    age: self.leases.age(self.now, node, incarnation),
-                };
-                let ages = nodes.iter().map(age).collect();
-                let up_for = self.now.since(self.started);
-                let message = PeerMessage::Ages { round, ages, started_cold: self.cold, up_for };
-                self.effects.push(Effect::Send { to: from, message });
-            }
-            PeerMessage::Ages { ages, started_cold, up_for, .. } => {
-                self.leadership.ages(self.now, from, &ages, started_cold, up_for);
-            }
-            PeerMessage::AskRemaining { round, node, incarnation, fencing } => {
-                if let Some(remaining) = self.remaining(node, incarnation, fencing) {
-                    let message = PeerMessage::Remaining { round, node, incarnation, fencing, remaining };
-                    self.effects.push(Effect::Send { to: from, message });
-                }
-            }
-            PeerMessage::Remaining { round, node, incarnation, fencing, remaining } => {
-                let drift = self.state().map_or(0, |state| state.settings().terms.drift_ppm);
-                let of = (node, incarnation, fencing, round);
-                self.leadership.remaining(self.now, from, of, remaining, drift);
-            }
-            PeerMessage::StateHash { revision, hash } => {
-                let tail = self.consensus.tail();
-                if let Some(reason) = self.comparison.heard(from, revision, hash, &self.machine, tail) {
-                    self.halt(reason);
-                }
-            }
-        }
-    }
-
-    fn raft_message(&mut self, from: MemberId, message: RaftMessage) {
-        if let Some(LostLog { had, have }) = self.amnesiac.get(&from).copied() {
-            // It goes on, so the word may have been lost on the way.
-            let message = PeerMessage::YouLostData { had, have };
-            return self.effects.push(Effect::Send { to: from, message });
-        }
-        let stranger = message.from != from || message.to != self.id;
-        // A leader's heartbeat that commits beyond our log says that we acknowledged what we do not hold.
-        let last = self.consensus.tail().last().index;
-        if !stranger && message.is_heartbeat() && message.commit > last && message.term >= self.consensus.term() {
-            return self.halt(Halt::LostData { had: message.commit, have: last });
-        }
-        if !stranger && message.snapshot.is_none() {
-            self.consensus.step(message);
-        }
-    }
-
-    /// How far a peer's log is durable, as it says when its stream opens.
-    fn hello(&mut self, from: MemberId, durable: LogPoint) {
-        match self.consensus.matched(from) {
-            Some(had) if had > durable.index => {
-                let have = durable.index;
-                self.amnesiac.insert(from, LostLog { had, have });
-                let message = PeerMessage::YouLostData { had, have };
-                self.effects.push(Effect::Send { to: from, message });
-            }
-            _ => {
-                self.amnesiac.remove(&from);
-            }
-        }
-    }
-
-    /// `None` until the refusal that this answer rests on is in force: the very `Fencing` asked about must be durable
-    /// in this member's log, or applied.
-    fn remaining(&self, node: NodeId, incarnation: Incarnation, fencing: LogPoint) -> Option<Span> {
-        let state = self.state().filter(|_| self.has_caught_up())?;
-        let applied = state.node(node).is_some_and(|node| {
-            matches!(&node.health, cluster::Health::Fencing { incarnation: current, begun, .. }
-                if *current == incarnation && begun.0 == fencing.index)
-        });
-        let tail = self.consensus.tail();
-        let logged = tail.fencings(node, incarnation).contains(&fencing);
-        let in_force = tail.is_durable(fencing.index) && (applied || logged);
-        let longest = state.settings().longest_wait();
-        in_force.then(|| self.leases.remaining(self.now, node, incarnation, longest))
-    }
-
-    /// The state is at least where it was when this member stopped. Before that it may not know the longest terms that
-    /// were legal when it acknowledged something it has forgotten, nor who is current *(18)*.
-    fn has_caught_up(&self) -> bool {
-        self.machine.applied() >= self.committed_before
-    }
-
-    fn heartbeat(&mut self, link: Link, from: NodeId, heartbeat: Heartbeat) {
-        let Some(state) = self.machine.state().filter(|_| self.has_caught_up()) else { return };
-        let answer = self.leases.answer(self.now, from, &heartbeat, state, self.consensus.tail());
-        let reply = HeartbeatReply { member: self.id, echo: heartbeat, answer };
-        self.effects.push(Effect::Reply { link, reply });
-    }
-
     /// Runs a duty of the leader's on what is true now, and takes up what it asks for.
     fn duty(&mut self, duty: impl FnOnce(&mut Leadership, &mut Desk<'_>)) {
         let Some(state) = self.machine.state().filter(|_| self.leading) else { return };
@@ -863,10 +345,6 @@ impl Replica {
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.effects.push(Effect::Answer { ticket, answer });
-    }
-
     fn say(&mut self, level: Level, text: String) {
         self.effects.push(Effect::Say { level, text });
     }
@@ -902,12 +380,5 @@ impl Replica {
         {
             self.answer(ticket, Answer::Failed(ProposeError::Lost));
         }
-    }
-}
-
-impl Halt {
-    fn membership(index: u64, expected: &Membership, made: &Membership) -> Halt {
-        let what = format!("raft made {made:?} where our rule makes {expected:?}").into();
-        Halt::Invariant { revision: Revision(index), what }
     }
 }

@@ -10,7 +10,7 @@ use cluster::{Brake, Moment, NodeId};
 
 use super::silence::Silence;
 use super::{Desk, Pending};
-use crate::Origin;
+use crate::proposals::Origin;
 
 #[derive(Default)]
 pub struct BrakeWatch {

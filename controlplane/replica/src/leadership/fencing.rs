@@ -13,8 +13,9 @@ use cluster::{Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, 
 use record::LogPoint;
 
 use super::{ASK_EVERY, Desk, Leadership, Pending};
+use crate::Effect;
 use crate::message::PeerMessage;
-use crate::{Effect, Origin};
+use crate::proposals::Origin;
 
 /// One open `Fencing`.
 pub struct Duty {

@@ -7,7 +7,7 @@ use cluster::command::Command;
 use cluster::{ContainerId, Moment, Order, Placement, Revision, Span};
 
 use super::{Desk, Pending};
-use crate::Origin;
+use crate::proposals::Origin;
 
 /// From `Prepare` until the target must be ready: templates and storage are there already, so this is generous.
 const PREPARE_BUDGET: Span = Span::seconds(30);

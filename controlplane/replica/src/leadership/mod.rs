@@ -24,7 +24,8 @@ use crate::leadership::silence::Silence;
 use crate::leases::Leases;
 use crate::log::Tail;
 use crate::message::{NodeAge, PeerMessage};
-use crate::{Effect, Link, Origin};
+use crate::proposals::Origin;
+use crate::{Effect, Link};
 
 /// How often voters are asked about nodes that are silent or being fenced: a fraction of the shortest margin.
 const ASK_EVERY: Span = Span::millis(60);

@@ -15,7 +15,8 @@ use cluster::{
 };
 
 use super::{Desk, Leadership, Pending};
-use crate::{Effect, Link, Origin};
+use crate::proposals::Origin;
+use crate::{Effect, Link};
 
 /// A desired set that was not acknowledged within this is sent again, whole.
 const REPEAT_AFTER: Span = Span::seconds(2);
