@@ -208,6 +208,17 @@ async fn what_is_wrong_is_said_as_problem_details() {
         ("GET", "/v1/containers/web/../x", "", 404, "no-such-path"),
         ("GET", "/v1/events:watch?fromRevision=1", "", 400, "compacted"),
     ];
+    let places = [
+        (r#"{"spec":{"nmae":"x"}}"#, "spec.nmae"),
+        (r#"{"spec":{"name":"x","resources":{"memoryBytes":-1}}}"#, "spec.resources.memory_bytes"),
+        (r#"{"spec":{"preferredOwners":[{"nodes":["a"]},{"nods":[]}]}}"#, "spec.preferred_owners[1].nods"),
+        (r#"{"spec":{"environment":{"a":1}}}"#, "spec.environment"),
+        (r#"{"spec":7}"#, "spec"),
+    ];
+    for (body, field) in places {
+        let (_, problem) = ask("POST", "/v1/containers", body).await;
+        assert_eq!(problem["field"], field, "{body}: {problem}");
+    }
     for (verb, path, body, status, reason) in cases {
         let (given, problem) = ask(verb, path, body).await;
         assert_eq!((given, &problem["reason"]), (status, &json!(reason)), "{verb} {path} {body}: {problem}");

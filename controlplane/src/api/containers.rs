@@ -249,6 +249,11 @@ where
             open -= 1;
             let result = &mut results[number as usize];
             *result = item_result(std::mem::take(&mut result.request_id), answer);
+            if let Some(problem) = &mut result.problem
+                && !problem.field.is_empty()
+            {
+                problem.field = I::path_of(&problem.field);
+            }
         }
         Ok::<R, Failure>(answer(results))
     })

@@ -155,7 +155,7 @@ impl Door {
             let applied = change(&seated.handle, id, request).await?;
             match applied.outcome {
                 Ok(done) => Ok(answer(done, applied.revision)),
-                Err(refusal) => Err(Failure::Final(error::rejected(&refusal))),
+                Err(refusal) => Err(Failure::Final(error::refused::<Q>(&refusal))),
             }
         })
         .await

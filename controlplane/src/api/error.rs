@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cluster::{Member, Rejected};
 use proto::Problem;
+use proto::convert::request::Mutation;
 use replica::ProposeError;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -41,6 +42,15 @@ pub fn rejected(rejected: &Rejected) -> Problem {
     let problem = Problem::new(code, rejected.code(), text);
     match rejected.field() {
         Some(field) => problem.at(field),
+        None => problem,
+    }
+}
+
+/// The same, of a request: the field at fault by its path there.
+pub fn refused<Q: Mutation>(refusal: &Rejected) -> Problem {
+    let problem = rejected(refusal);
+    match refusal.field() {
+        Some(field) => problem.at(Q::path_of(field)),
         None => problem,
     }
 }

@@ -21,7 +21,18 @@ const STOP_GRACE: Span = Span::seconds(30);
 
 /// A request that becomes one command.
 pub trait Mutation {
+    /// Where in the request the object stands that the command is made of; empty if that is the request itself.
+    const OBJECT: &'static str = "";
+
     fn request_id(&self) -> &str;
+
+    /// The path in the request of what `apply` calls `field`: the model has spans where messages have milliseconds.
+    fn path_of(field: &str) -> String {
+        const SPANS: [&str; 4] = ["boot_grace", "handover_budget", "restart.period", "stop_grace"];
+        let unit = if SPANS.contains(&field) { "_ms" } else { "" };
+        let below = if Self::OBJECT.is_empty() { "" } else { "." };
+        format!("{}{below}{field}{unit}", Self::OBJECT)
+    }
 
     /// The command, with names looked up in `state`. Whether it may be carried out is for `apply` to say.
     fn command(self, state: &State) -> Result<Command>;
@@ -225,10 +236,22 @@ fn spec(spec: v1::ContainerSpec, state: &State) -> Result<(ContainerSpec, BTreeM
     let few_voters = state.membership().voters.len() < 3;
     let usual = if few_voters { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop };
     let tiers = preferred_owners.into_iter().enumerate();
+    let called = name("name", &called)?;
+    let template = name("template", &template)?;
+    let storage = name("storage", &storage)?;
+    // `apply` says the same without knowing where it was asked for.
+    if state.template(&template).is_none() {
+        let hint = "list them with `quoratectl template list`";
+        return Err(ConvertError::not_found("template", format!("there is no template {template}")).hint(hint));
+    }
+    if state.storage(&storage).is_none() {
+        let hint = "list them with `quoratectl storage list`";
+        return Err(ConvertError::not_found("storage", format!("there is no storage {storage}")).hint(hint));
+    }
     let spec = ContainerSpec {
-        name: name("name", &called)?,
-        template: name("template", &template)?,
-        storage: name("storage", &storage)?,
+        name: called,
+        template,
+        storage,
         command: command.into_iter().map(String::into_boxed_str).collect(),
         environment: Arc::new(environment),
         resources: Resources { cpu_millis, memory_bytes },
@@ -262,8 +285,10 @@ fn restart_policy(policy: v1::RestartPolicy) -> Result<RestartPolicy> {
 
 /// Requests whose command is made of little: who asks, and one expression.
 macro_rules! mutations {
-    ($($request:ident, $said:ident, $state:ident => $command:expr;)+) => {$(
+    ($($request:ident $($object:literal)?, $said:ident, $state:ident => $command:expr;)+) => {$(
         impl Mutation for v1::$request {
+            $(const OBJECT: &'static str = $object;)?
+
             fn request_id(&self) -> &str {
                 &self.request_id
             }
@@ -301,7 +326,7 @@ mutations! {
     ConfirmDownRequest, said, state => confirm_down(&said, state);
     RemoveNodeRequest, said, state => Ok(Command::RemoveNode { node: node(state, "node", &said.node)?.id });
 
-    CreateContainerRequest, said, state => create_container(said, state);
+    CreateContainerRequest "spec", said, state => create_container(said, state);
     StartContainerRequest, said, state => desired(state, &said.container, Desired::Running);
     StopContainerRequest, said, state => desired(state, &said.container, Desired::Stopped);
     DeleteContainerRequest, said, state => desired(state, &said.container, Desired::Deleted);
@@ -320,12 +345,12 @@ mutations! {
         changes: annotations(said.set, said.remove)?,
     });
 
-    RegisterTemplateRequest, said, _state => {
+    RegisterTemplateRequest "template", said, _state => {
         let template = required("template", said.template)?;
         register_template(template).map_err(|error| error.under("template"))
     };
     RemoveTemplateRequest, said, _state => Ok(Command::RemoveTemplate { name: name("template", &said.template)? });
-    RegisterStorageRequest, said, _state => {
+    RegisterStorageRequest "storage", said, _state => {
         let storage = required("storage", said.storage)?;
         register_storage(storage).map_err(|error| error.under("storage"))
     };

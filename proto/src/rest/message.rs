@@ -40,9 +40,39 @@ pub(super) fn decode(
     for (field, value) in captures {
         set(&route.input, &mut fields, field, value.clone(), Place::Path)?;
     }
+    let whole = Value::Object(fields);
+    read(&route.input, &whole).map_err(|error| match whole.as_object().and_then(|it| at_fault(&route.input, it)) {
+        Some((path, complaint)) => unfit(&complaint, &path),
+        None => Problem::new(Code::InvalidArgument, "bad-value", error).into(),
+    })
+}
+
+fn read(message: &MessageDescriptor, json: &Value) -> Result<DynamicMessage, String> {
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(route.input.clone(), Value::Object(fields), &options)
-        .map_err(|error| unfit(&error.to_string()))
+    DynamicMessage::deserialize_with_options(message.clone(), json, &options).map_err(|error| error.to_string())
+}
+
+/// The first of `fields` that a `message` cannot hold, by its path, and what the parser says about it: the parser itself
+/// does not say where it was.
+fn at_fault(message: &MessageDescriptor, fields: &Map<String, Value>) -> Option<(String, String)> {
+    fields.iter().find_map(|(key, value)| {
+        let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+        let complaint = read(message, &alone).err()?;
+        let Some(field) = message.get_field_by_name(key).or_else(|| message.get_field_by_json_name(key)) else {
+            return Some((key.clone(), complaint));
+        };
+        let inner = match (field.kind(), value) {
+            (Kind::Message(inner), Value::Object(fields)) if !field.is_map() => {
+                at_fault(&inner, fields).map(|(path, complaint)| (format!(".{path}"), complaint))
+            }
+            (Kind::Message(inner), Value::Array(items)) => items.iter().enumerate().find_map(|(place, item)| {
+                at_fault(&inner, item.as_object()?).map(|(path, complaint)| (format!("[{place}].{path}"), complaint))
+            }),
+            _ => None,
+        };
+        let (below, complaint) = inner.unwrap_or((String::new(), complaint));
+        Some((format!("{}{below}", field.name()), complaint))
+    })
 }
 
 fn body_fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
@@ -132,12 +162,12 @@ fn unknown(path: &str) -> Refusal {
         .into()
 }
 
-/// A parser's complaint as a problem; it names an unknown field in quotes.
-fn unfit(text: &str) -> Refusal {
-    match text.strip_prefix("unrecognized field name '").and_then(|rest| rest.split('\'').next()) {
-        Some(name) => unknown(name),
-        None => Problem::new(Code::InvalidArgument, "bad-value", text).into(),
+/// A parser's complaint about what stands at `path`, as a problem.
+fn unfit(complaint: &str, path: &str) -> Refusal {
+    if complaint.starts_with("unrecognized field name") {
+        return unknown(path);
     }
+    Problem::new(Code::InvalidArgument, "bad-value", complaint).at(path).into()
 }
 
 /// The message as one gRPC frame.

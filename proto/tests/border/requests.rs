@@ -14,7 +14,7 @@ const ID: &str = "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/1";
 fn spec() -> v1::ContainerSpec {
     v1::ContainerSpec {
         name: "db-1".into(),
-        template: "debian-12".into(),
+        template: "template-0".into(),
         storage: "shared".into(),
         resources: Some(v1::Resources { cpu_millis: 100, memory_bytes: 1 << 20 }),
         ..v1::ContainerSpec::default()
@@ -85,6 +85,8 @@ fn every_refusal_names_its_field() {
             "spec.preferred_owners[0].nodes[0]",
         ),
         (refused(v1::CreateContainerRequest { request_id: ID.into(), ..Default::default() }), Fault::Invalid, "spec"),
+        (with(|spec| spec.template = "nothing".into()), Fault::NotFound, "spec.template"),
+        (with(|spec| spec.storage = "nowhere".into()), Fault::NotFound, "spec.storage"),
         (refused(v1::CreateContainerRequest::default()), Fault::Invalid, "request_id"),
         (refused(v1::CreateContainerRequest { desired: 3, ..create(spec()) }), Fault::Invalid, "desired"),
         (
@@ -125,6 +127,14 @@ fn every_refusal_names_its_field() {
         assert_eq!((error.fault, error.field.as_str()), (fault, field), "{error}");
         assert!(!error.problem.is_empty());
     }
+}
+
+#[test]
+fn what_apply_refuses_is_named_as_in_the_request() {
+    assert_eq!(v1::CreateContainerRequest::path_of("resources.cpu_millis"), "spec.resources.cpu_millis");
+    assert_eq!(v1::CreateContainerRequest::path_of("stop_grace"), "spec.stop_grace_ms");
+    assert_eq!(v1::RegisterTemplateRequest::path_of("digest"), "template.digest");
+    assert_eq!(v1::UpdateSettingsRequest::path_of("boot_grace"), "boot_grace_ms");
 }
 
 #[test]
