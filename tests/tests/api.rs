@@ -612,7 +612,8 @@ fn bad_input_names_its_field_and_changes_nothing() {
 
 #[test]
 fn bodies_that_are_no_requests_are_refused_before_they_cost_anything() {
-    let cluster = furnished("bodies", 1);
+    // Nothing to plan, so nothing but a request could write.
+    let cluster = Cluster::start("bodies", 1, "default");
     let member = &cluster.members[0];
     let before = member.revision();
     let post = |headers: &[(&str, &str)], body: &[u8]| -> Answer {
@@ -623,7 +624,6 @@ fn bodies_that_are_no_requests_are_refused_before_they_cost_anything() {
         (&is_json[..], &b"{"[..], 400),
         (&is_json, b"[]", 400),
         (&is_json, b"null", 400),
-        (&is_json, b"{\"name\": \"a\", \"name\": \"b\"}", 400),
         (&is_json, b"{\"name\": \"a\"} {}", 400),
         (&is_json, b"\xff\xfe", 400),
         (&[("content-type", "text/xml")], b"<name/>", 415),

@@ -65,7 +65,7 @@ impl ClusterService for ClusterDoor {
         self.0
             .led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
                 let applied = super::door::change(&seated.handle, id, asked).await?;
-                applied.outcome.map_err(|refusal| error::rejected(&refusal))?;
+                applied.outcome.map_err(|refusal| error::refused::<v1::UpdateSettingsRequest>(&refusal))?;
                 let view = seated.handle.view();
                 let state = view.state.as_ref().ok_or(Failure::Moved)?;
                 let settings = Some(view::settings(state.settings()));
