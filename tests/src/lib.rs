@@ -1,7 +1,8 @@
 //! What the tests of the whole are made of. `sim`: the simulator and its stories. `figures`: what the README says was measured.
-//! `processes`: real programs, started and killed, and a client that is nothing of ours.
+//! `lab`: machines as namespaces, real containers. `processes`: real programs, started and killed, and a client that is nothing of ours.
 
 #[cfg(feature = "live")]
 pub mod figures;
+pub mod lab;
 pub mod processes;
 pub mod sim;

@@ -149,7 +149,7 @@ impl Drop for Cluster {
 }
 
 /// The kernel ends the child when the thread that started it ends: a test that is killed leaves nothing behind.
-pub(super) fn die_with_test(command: &mut Command) {
+pub(crate) fn die_with_test(command: &mut Command) {
     let set = || rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
     // Safety: one system call, which is async-signal-safe and touches no memory.
     unsafe { command.pre_exec(set) };

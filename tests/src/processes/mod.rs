@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+pub(crate) use cluster::die_with_test;
 pub use cluster::{Cluster, Member, number};
 pub use machine::Machine;
 pub use programs::{Ended, program, run};

@@ -1,0 +1,237 @@
+//! Stories told by real machines: five nodes and three members as separate hosts, real OCI containers, a cluster that is
+//! driven by its own command alone. Judged by what the containers wrote, through a checker of its own.
+//! Needs root, iproute2, util-linux and crun or runc; says so where it cannot run. Each prints its figures:
+//! `cargo nextest run -p tests --features lab --test lab --no-capture`.
+
+use rustix::process::Signal;
+use tests::lab::history::Fault;
+use tests::lab::world::{End, tell, tell_until};
+use tests::lab::{BUSY, Container, DECISION, LEASE_AND_KILL, Lab, WAIT, figures, longest, now_ns};
+use tests::processes::until_so;
+
+/// From `since_ns` to the first line of the last life of each.
+fn back_after(lab: &Lab, containers: &[Container], since_ns: u64) -> Vec<u64> {
+    lab.last_two_lives(containers).iter().map(|(_, after)| after.first_ns.saturating_sub(since_ns)).collect()
+}
+
+/// From the last line of the old life to the first of the new one.
+fn nobody_ran_for(lab: &Lab, containers: &[Container]) -> Vec<u64> {
+    lab.last_two_lives(containers).iter().map(|(before, after)| after.first_ns - before.last_ns).collect()
+}
+
+#[test]
+fn a_node_loses_its_power_and_twenty_containers_come_back_elsewhere() {
+    tell("a_node_loses_its_power_and_twenty_containers_come_back_elsewhere", |lab| {
+        let names = lab.run_on("node-1", "c", 20);
+        let incarnation = lab.node("node-1").incarnation;
+        assert_eq!(lab.witnesses_on("node-1").len(), 20, "each container is a process of its own");
+        assert!(!lab.cgroups_of("node-1", incarnation).is_empty());
+
+        let cut = now_ns();
+        lab.dev("kill", &["node-1"]);
+        assert_eq!(lab.witnesses_on("node-1"), [], "no power, no processes");
+        assert_eq!(lab.mounts_of("node-1"), Vec::<String>::new(), "no power, no mounts");
+
+        let back = lab.await_elsewhere(&names, "node-1", cut);
+        let spans = back_after(lab, &back, cut);
+        println!("power loss, {}: failover {}", lab.runtime(), figures(spans.clone()));
+        assert!(longest(&spans) <= DECISION + BUSY, "the last came back after {:?}", longest(&spans));
+        lab.assert_single_runner(&names);
+
+        lab.dev("power-on", &["node-1"]);
+        lab.await_health("node-1", "UP");
+        assert!(lab.node("node-1").incarnation > incarnation, "whoever comes back is somebody new");
+        assert_eq!(lab.cgroups_of("node-1", incarnation), Vec::<std::path::PathBuf>::new());
+        assert_eq!(lab.witnesses_on("node-1"), [], "what moved away stays away");
+        lab.assert_single_runner(&names);
+    });
+}
+
+#[test]
+fn a_node_off_the_network_ends_its_containers_before_others_start_them() {
+    tell("a_node_off_the_network_ends_its_containers_before_others_start_them", |lab| {
+        let names = lab.run_on("node-1", "c", 8);
+        let incarnation = lab.node("node-1").incarnation;
+        let cut = now_ns();
+        lab.dev("cut", &["node-1"]);
+        let back = lab.await_elsewhere(&names, "node-1", cut);
+
+        let ended: Vec<u64> =
+            lab.last_two_lives(&back).iter().map(|(before, _)| before.last_ns.saturating_sub(cut)).collect();
+        println!("cut off: ended by its own guard after {}", figures(ended.clone()));
+        println!("cut off: failover {}", figures(back_after(lab, &back, cut)));
+        println!("cut off: nobody ran for {}", figures(nobody_ran_for(lab, &back)));
+        // The heartbeat on its way when the link went down may still have been acknowledged.
+        assert!(longest(&ended) <= LEASE_AND_KILL + BUSY / 10, "one lived for {:?}", longest(&ended));
+        assert_eq!(lab.witnesses_on("node-1"), [], "the node has power, its containers have not");
+        lab.assert_single_runner(&names);
+
+        lab.dev("heal", &["node-1"]);
+        lab.await_health("node-1", "UP");
+        assert!(lab.node("node-1").incarnation > incarnation);
+        let more = lab.run_on("node-1", "after", 1);
+        lab.assert_single_runner(&[names, more].concat());
+    });
+}
+
+#[test]
+fn one_way_to_the_leader_is_cut_and_nobody_is_fenced() {
+    tell("one_way_to_the_leader_is_cut_and_nobody_is_fenced", |lab| {
+        let names = lab.run_on("node-1", "c", 4);
+        let leader = lab.leader();
+        let cut = now_ns();
+        lab.dev("cut", &["node-1", "--to", &leader]);
+        // Long enough for a node that is believed dead to be replaced twice.
+        lab.await_writing_at(&names, cut + 2 * WAIT.as_nanos() as u64);
+        assert_eq!(lab.fencings(), Vec::<String>::new());
+        unbroken(lab, &names);
+        lab.dev("heal", &["node-1"]);
+        lab.await_health("node-1", "UP");
+        println!("one way cut to {leader}: nobody fenced, no life ended; {} leads now", lab.leader());
+        lab.assert_single_runner(&names);
+    });
+}
+
+#[test]
+fn the_leaders_host_is_cut_off_and_the_cluster_goes_on() {
+    tell("the_leaders_host_is_cut_off_and_the_cluster_goes_on", |lab| {
+        let names = lab.run_on("node-1", "c", 4);
+        let leader = lab.leader();
+        let cut = now_ns();
+        lab.dev("cut", &[&leader]);
+        let more = lab.run_on("node-2", "meanwhile", 2);
+        println!("{leader} cut off: two new containers ran {} ms later", (now_ns() - cut) / 1_000_000);
+        assert_ne!(lab.leader(), leader);
+        lab.await_writing_at(&names, cut + 2 * WAIT.as_nanos() as u64);
+        assert_eq!(lab.fencings(), Vec::<String>::new(), "a leader that is lost costs no lease");
+        unbroken(lab, &names);
+        lab.dev("heal", &[&leader]);
+        until_so(&format!("{leader} follows again"), || {
+            let status = lab.ctl(&["cluster", "status"]);
+            let members = status["members"].as_array().cloned().unwrap_or_default();
+            members.iter().any(|it| it["name"] == leader.as_str() && it["reachable"] == true)
+        });
+        lab.assert_single_runner(&[names, more].concat());
+    });
+}
+
+#[test]
+fn an_agent_is_killed_and_its_containers_are_adopted() {
+    tell("an_agent_is_killed_and_its_containers_are_adopted", |lab| {
+        let names = lab.run_on("node-1", "c", 6);
+        let before = lab.witnesses_on("node-1");
+        let epochs: Vec<u64> = lab.containers(&names).iter().map(|it| it.epoch).collect();
+        let kill = now_ns();
+        lab.dev("kill", &["node-1", "--service", "agent"]);
+        // Beyond the lease the dead agent left: only one that came back can have prolonged it.
+        lab.await_writing_at(&names, kill + 2 * WAIT.as_nanos() as u64);
+        assert_eq!(lab.witnesses_on("node-1"), before, "the same processes, started once");
+        assert_eq!(lab.containers(&names).iter().map(|it| it.epoch).collect::<Vec<_>>(), epochs);
+        assert_eq!(lab.fencings(), Vec::<String>::new());
+        unbroken(lab, &names);
+        println!("agent killed: {} containers adopted, no life ended", names.len());
+        lab.assert_single_runner(&names);
+    });
+}
+
+#[test]
+fn agent_and_guard_are_killed_and_the_kernel_ends_the_containers() {
+    tell("agent_and_guard_are_killed_and_the_kernel_ends_the_containers", |lab| {
+        let names = lab.run_on("node-1", "c", 6);
+        let guard = lab.guard_of("node-1");
+        let before = lab.witnesses_on("node-1");
+        let kill = now_ns();
+        // Frozen first, so that neither sees the other die.
+        lab.dev("pause", &["node-1", "--service", "agent"]);
+        lab.signal(guard, Signal::KILL);
+        until_so("the kernel has ended the containers", || {
+            lab.witnesses_on("node-1").iter().all(|now| !before.contains(now))
+        });
+        println!("agent and guard killed: nothing runs {} ms later", (now_ns() - kill) / 1_000_000);
+        lab.dev("kill", &["node-1", "--service", "agent"]);
+        until_so("everything runs again", || {
+            let all = lab.containers(&names);
+            all.iter().all(|it| it.running && it.epoch > 1 && lab.writes_since(it, kill))
+        });
+        let all = lab.containers(&names);
+        println!("agent and guard killed: back after {}", figures(back_after(lab, &all, kill)));
+        lab.assert_single_runner(&names);
+    });
+}
+
+#[test]
+fn a_frozen_machine_is_the_exposure_of_its_class_and_is_shown() {
+    tell("a_frozen_machine_is_the_exposure_of_its_class_and_is_shown", |lab| {
+        let names = lab.run_on("node-1", "c", 6);
+        let incarnation = lab.node("node-1").incarnation;
+        let freeze = now_ns();
+        lab.dev("pause", &["node-1"]);
+        let frozen = lab.witnesses_on("node-1");
+        let back = lab.await_elsewhere(&names, "node-1", freeze);
+        println!("frozen: failover {}", figures(back_after(lab, &back, freeze)));
+        assert_eq!(lab.witnesses_on("node-1"), frozen, "no guard can act while it is frozen");
+
+        // The worst thaw there is: the containers first. Class F1 does not promise more, and the lab shows what that means.
+        frozen.iter().for_each(|process| lab.signal(process.pid, Signal::CONT));
+        until_so("the thawed containers are seen to run twice", || {
+            lab.containers(&names).iter().all(|it| !lab.history(it).faults.is_empty())
+        });
+        let thaw = now_ns();
+        lab.dev("resume", &["node-1"]);
+        until_so("the guard has ended them", || lab.witnesses_on("node-1").is_empty());
+        println!("frozen: the guard, thawed, has ended everything {} ms later", (now_ns() - thaw) / 1_000_000);
+        lab.await_health("node-1", "UP");
+        assert!(lab.node("node-1").incarnation > incarnation, "it knows that it was away");
+
+        let mut exposed = Vec::new();
+        for container in lab.containers(&names) {
+            for fault in lab.history(&container).faults {
+                match fault {
+                    Fault::Together { stale, newer, for_ns } if stale.node == "node-1" && newer.node != "node-1" => {
+                        exposed.push(for_ns);
+                    }
+                    other => panic!("{}: {other}", container.name),
+                }
+            }
+        }
+        println!("frozen: F1 exposure, from the new one's start to the old one's last line: {}", figures(exposed));
+        lab.await_writing_at(&names, now_ns());
+    });
+}
+
+#[test]
+fn drain_and_leave_move_everything_without_a_fence() {
+    tell("drain_and_leave_move_everything_without_a_fence", |lab| {
+        let drained = lab.run_on("node-1", "drained", 6);
+        let left = lab.run_on("node-2", "left", 6);
+        for (verb, node, names) in [("drain", "node-1", &drained), ("leave", "node-2", &left)] {
+            let order = now_ns();
+            lab.ctl(&["node", verb, node, "--wait"]);
+            let moved = lab.await_elsewhere(names, node, order);
+            println!("{verb}: nobody ran for {}", figures(nobody_ran_for(lab, &moved)));
+            assert_eq!(lab.witnesses_on(node), []);
+        }
+        // A leave ends an incarnation for good: its receipt is written at once, nothing was waited for.
+        let fencings = lab.fencings();
+        let in_good_order = |text: &String| text.starts_with("node-2 ") && text.ends_with("left gracefully");
+        assert!(fencings.len() == 1 && fencings.iter().all(in_good_order), "{fencings:?}");
+        lab.assert_single_runner(&[drained, left].concat());
+    });
+}
+
+#[test]
+fn a_lab_that_is_killed_leaves_nothing() {
+    tell_until("a_lab_that_is_killed_leaves_nothing", End::Killed, |lab| {
+        lab.run_on("node-1", "c", 2);
+        std::process::abort();
+    });
+}
+
+/// One life each, without a gap in its lines.
+#[track_caller]
+fn unbroken(lab: &Lab, names: &[String]) {
+    for container in lab.containers(names) {
+        let history = lab.history(&container);
+        assert!(history.lives.len() == 1 && history.faults.is_empty(), "{}: {history:?}", container.name);
+    }
+}
