@@ -248,7 +248,8 @@ fn sound_change(before: &State, after: &State, old: &Container, new: &Container,
                 format!("{id} {} changed its policy", was.epoch)
             });
             let thawed = matches!(was.order, Order::Handoff { .. } | Order::Blocked { .. })
-                && matches!(is.order, Order::Run | Order::Prepare { .. });
+                && matches!(is.order, Order::Run | Order::Prepare { .. })
+                && is.incarnation == was.incarnation;
             found.unless(!thawed, "HandoffGoesForward", || format!("{id} {} runs again after its handoff", was.epoch));
         }
         _ => found.unless(may_be_released(before, after, old), "EpochOwner", || {

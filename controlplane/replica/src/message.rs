@@ -85,7 +85,15 @@ impl RaftMessage {
     /// Raft's number for a leader's heartbeat.
     const HEARTBEAT: i32 = 8;
 
+    /// Raft's numbers for a candidate's questions, and for a leader's word to become one at once.
+    const VOTE: [i32; 3] = [5, 14, 17];
+
     pub fn is_heartbeat(&self) -> bool {
         self.kind == Self::HEARTBEAT
+    }
+
+    /// Asks for a vote, or to ask for votes.
+    pub fn asks_for_vote(&self) -> bool {
+        Self::VOTE.contains(&self.kind)
     }
 }

@@ -75,14 +75,19 @@ impl Replica {
         if !stranger && message.is_heartbeat() && message.commit > last && message.term >= self.consensus.term() {
             return self.halt(Halt::LostData { had: message.commit, have: last });
         }
-        if !stranger && message.snapshot.is_none() {
+        // Without a state it has nothing to vote with: a newcomer waits for its snapshot, and who lost everything could
+        // help a candidate that lacks what it once acknowledged.
+        let votes = !message.asks_for_vote() || self.state().is_some();
+        if !stranger && votes && message.snapshot.is_none() {
             self.consensus.step(message);
         }
     }
 
-    /// How far a peer's log is durable, as it says when its stream opens.
+    /// How far a peer's log is durable, as it says when its stream opens. A voter has had a log since before it could
+    /// vote, whoever leads by now and whatever that one has seen of it.
     pub(crate) fn hello(&mut self, from: MemberId, durable: LogPoint) {
-        match self.consensus.matched(from) {
+        let voter = self.consensus.tail().newest_membership().votes(from).then_some(1);
+        match self.consensus.matched(from).max(voter) {
             Some(had) if had > durable.index => {
                 let have = durable.index;
                 self.amnesiac.insert(from, LostLog { had, have });

@@ -31,7 +31,6 @@ const COVERING: u64 = 500;
 const TABLES: &[&str] = &[
     "brake-released",
     "brake-tripped",
-    "claim refused",
     "container-annotated",
     "container-assigned",
     "container-awaits-receipt",

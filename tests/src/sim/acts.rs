@@ -57,7 +57,8 @@ impl World {
                 true
             }
             Deed::Isolate(site) => {
-                let pairs: Vec<_> = self.others(site).into_iter().flat_map(|other| [(site, other), (other, site)]).collect();
+                let pairs: Vec<_> =
+                    self.others(site).into_iter().flat_map(|other| [(site, other), (other, site)]).collect();
                 self.cut(&pairs)
             }
             Deed::Rejoin(site) => {
@@ -296,7 +297,9 @@ impl World {
         let mut kept = Vec::new();
         for what in waiting {
             match &what {
-                Happening::Member { member, what: crate::sim::world::ToMember::Tick, .. } if ticked.contains(member) => {
+                Happening::Member { member, what: crate::sim::world::ToMember::Tick, .. }
+                    if ticked.contains(member) =>
+                {
                     self.counts.void += 1;
                 }
                 Happening::Member { member, what: crate::sim::world::ToMember::Tick, .. } => {
@@ -318,8 +321,11 @@ impl World {
             self.net.cut(from, to);
         }
         let across = |a: Site, b: Site| pairs.contains(&(a, b)) || pairs.contains(&(b, a));
-        let sites: Vec<_> =
-            self.sessions.values().map(|session| (self.member_site(session.member), self.node_site(session.node))).collect();
+        let sites: Vec<_> = self
+            .sessions
+            .values()
+            .map(|session| (self.member_site(session.member), self.node_site(session.node)))
+            .collect();
         let hit: Vec<bool> = sites.into_iter().map(|(member, node)| across(member, node)).collect();
         let mut place = 0;
         let mut broken = Vec::new();
@@ -338,7 +344,8 @@ impl World {
     fn damage(&mut self, at: Site, harm: impl FnOnce(&mut crate::sim::host::Member, u64)) -> bool {
         let Some(id) = self.lives_on(at) else { return false };
         let voters = self.newest.membership().all_voters();
-        let whole = |other: &cluster::MemberId| *other != id && self.members.get(other).is_some_and(|m| m.retired.is_none());
+        let whole =
+            |other: &cluster::MemberId| *other != id && self.members.get(other).is_some_and(|m| m.retired.is_none());
         let left = voters.iter().filter(|other| whole(other)).count();
         if left <= voters.len() / 2 || self.newest.membership().is_joint() || !self.operator.is_idle() {
             return false;
@@ -363,7 +370,8 @@ impl World {
 
     /// The operator's word counts only where he looked: the machine is off, and its `Fencing` is open.
     fn confirm_down(&mut self, at: Site) -> bool {
-        let Some(id) = self.machines.get(&at).filter(|machine| !machine.powered).and_then(|machine| machine.node) else {
+        let Some(id) = self.machines.get(&at).filter(|machine| !machine.powered).and_then(|machine| machine.node)
+        else {
             return false;
         };
         let Some(node) = self.newest.node(id) else { return false };
@@ -433,7 +441,8 @@ impl World {
     pub(crate) fn switch_off(&mut self, member: MemberId, life: u32, node: NodeId, incarnation: Incarnation) {
         self.counts.handled += 1;
         let site = self.node_site(node);
-        let Some(boot) = self.newest.node(node).filter(|it| it.health.incarnation() == incarnation).and_then(|it| it.health.boot())
+        let Some(boot) =
+            self.newest.node(node).filter(|it| it.health.incarnation() == incarnation).and_then(|it| it.health.boot())
         else {
             return;
         };

@@ -2,14 +2,18 @@
 //! In: wakes, mail, completions. Out: heartbeats, words to the leader, starts and ends of containers in god's time.
 //! The hands are those of the kernel and of helpers: they outlive the agent and end with the boot.
 
-use cluster::agent::ToLeader;
+use std::collections::BTreeMap;
+
+use cluster::agent::{MembershipIdentity, ToLeader};
 use cluster::{ContainerId, Epoch, Incarnation, MemberId, NodeId, OnQuorumLoss, Span};
-use decide::{Agent, Audience, Config, Effect, GuardEffect, GuardInput, GuardSays, Guardian, Happened, Input, Shape, Workload};
+use decide::{
+    Agent, Audience, Config, Effect, GuardEffect, GuardInput, GuardSays, Guardian, Happened, Input, Shape, Workload,
+};
 use replica::Link;
 
 use crate::sim::checks::Runner;
 use crate::sim::clock::{MS, SECOND};
-use crate::sim::host::{AgentProcess, Session, Work, WorkPhase};
+use crate::sim::host::{AgentProcess, Member, Session, Work, WorkPhase};
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::{Act, End, Happening, Mail, ToGuard, ToNode, World};
@@ -23,6 +27,14 @@ pub(crate) fn heartbeat_link(node: NodeId, life: u32) -> Link {
 
 pub(crate) fn heartbeat_link_of(link: Link) -> (NodeId, u32) {
     (NodeId((link.0 & !HEARTBEATS) >> 32), link.0 as u32)
+}
+
+/// The members of the newest membership heard of; once none of them is left, those of the configuration, which the
+/// operator keeps right.
+fn reached(members: &BTreeMap<MemberId, Member>, identity: &MembershipIdentity) -> Vec<MemberId> {
+    let known: Vec<MemberId> = identity.addresses.iter().map(|(member, _)| *member).collect();
+    let gone = |id: &MemberId| members.get(id).is_none_or(|member| member.retired.is_some());
+    if known.iter().all(gone) { members.keys().copied().collect() } else { known }
 }
 
 /// An attempt to reach the leader is given up after this.
@@ -105,7 +117,8 @@ impl World {
         node.guard_life += 1;
         node.slot = GuardSays { alive: false, ..guard.slot() };
         let slot = node.slot;
-        let ends: Vec<_> = node.works.iter().filter(|(_, work)| work.policy == OnQuorumLoss::Stop).map(|(key, _)| *key).collect();
+        let ends: Vec<_> =
+            node.works.iter().filter(|(_, work)| work.policy == OnQuorumLoss::Stop).map(|(key, _)| *key).collect();
         let boot = self.machines[&node.site].boot.0;
         for (container, epoch) in ends {
             self.after(MS, Happening::Hands { node: id, boot, act: Act::End { container, epoch } });
@@ -236,7 +249,7 @@ impl World {
                 let to: Vec<MemberId> = match to {
                     Audience::Member(member) => vec![member],
                     Audience::Voters => match &process.membership {
-                        Some(identity) => identity.addresses.iter().map(|(member, _)| *member).collect(),
+                        Some(identity) => reached(&self.members, identity),
                         None => self.members.keys().copied().collect(),
                     },
                 };
@@ -324,7 +337,7 @@ impl World {
             return;
         }
         let known: Vec<MemberId> = match &process.membership {
-            Some(identity) => identity.addresses.iter().map(|(member, _)| *member).collect(),
+            Some(identity) => reached(&self.members, identity),
             None => self.members.keys().copied().collect(),
         };
         process.tried += 1;
@@ -334,7 +347,16 @@ impl World {
         self.next_link += 1;
         process.seeking = Some((link, now));
         let member_life = self.members.get(&member).map_or(0, |member| member.life);
-        let session = Session { node: id, agent_life: life, member, member_life, broken: false, ended: (false, false), up: 0, down: 0 };
+        let session = Session {
+            node: id,
+            agent_life: life,
+            member,
+            member_life,
+            broken: false,
+            ended: (false, false),
+            up: 0,
+            down: 0,
+        };
         self.sessions.insert(link, session);
         if let Some(delay) = self.net.stream(site, self.member_site(member)) {
             self.after(delay, Happening::Mail { member, mail: Mail::Open { link } });
@@ -399,7 +421,8 @@ impl World {
 
     /// The sessions for which `which` holds are over; who is still there notices after `notice`.
     pub(crate) fn break_sessions(&mut self, which: impl Fn(&Session) -> bool, notice: u64) {
-        let links: Vec<Link> = self.sessions.iter().filter(|(_, session)| which(session)).map(|(link, _)| *link).collect();
+        let links: Vec<Link> =
+            self.sessions.iter().filter(|(_, session)| which(session)).map(|(link, _)| *link).collect();
         self.break_sessions_in(&links, notice);
     }
 
@@ -452,7 +475,8 @@ impl World {
             }
             return;
         }
-        let Some(process) = self.nodes.get_mut(&id).filter(|node| node.life == life).and_then(|node| node.agent.as_mut())
+        let Some(process) =
+            self.nodes.get_mut(&id).filter(|node| node.life == life).and_then(|node| node.agent.as_mut())
         else {
             return;
         };
@@ -553,7 +577,10 @@ impl World {
             let took = self.runtime_jitter(KILL).max(hung);
             self.after(took, Happening::Hands { node: id, boot, act: Act::End { container, epoch } });
             let unmounted = took + self.runtime_jitter(UNMOUNT);
-            self.after(unmounted, Happening::Hands { node: id, boot, act: Act::Gone { container, epoch, tell: false } });
+            self.after(
+                unmounted,
+                Happening::Hands { node: id, boot, act: Act::Gone { container, epoch, tell: false } },
+            );
         }
     }
 
@@ -571,10 +598,15 @@ impl World {
         };
         self.counts.handled += 1;
         let (life, site) = (node.life, node.site);
-        let tell = |container, epoch, what| Happening::Node { node: id, life, what: ToNode::Happened { container, epoch, what } };
+        let tell = |container, epoch, what| Happening::Node {
+            node: id,
+            life,
+            what: ToNode::Happened { container, epoch, what },
+        };
         match act {
             Act::Claim { container, epoch } => {
-                let Some(work) = node.works.get(&(container, epoch)).filter(|work| work.phase == WorkPhase::Starting) else {
+                let Some(work) = node.works.get(&(container, epoch)).filter(|work| work.phase == WorkPhase::Starting)
+                else {
                     return;
                 };
                 let mine = (epoch, id, (u128::from(work.incarnation.0) << 64) ^ boot);
@@ -590,7 +622,9 @@ impl World {
                 self.after(took, Happening::Hands { node: id, boot, act: Act::Run { container, epoch } });
             }
             Act::Run { container, epoch } => {
-                let Some(work) = node.works.get_mut(&(container, epoch)).filter(|work| work.phase == WorkPhase::Starting) else {
+                let Some(work) =
+                    node.works.get_mut(&(container, epoch)).filter(|work| work.phase == WorkPhase::Starting)
+                else {
                     return;
                 };
                 work.phase = WorkPhase::Alive;
@@ -640,7 +674,8 @@ impl World {
         let pick = self.runtime_chance.draw() as usize;
         let node = self.nodes.get_mut(&id).expect("the machine has it");
         let life = node.life;
-        let alive: Vec<_> = node.works.iter().filter(|(_, work)| work.phase == WorkPhase::Alive).map(|(key, _)| *key).collect();
+        let alive: Vec<_> =
+            node.works.iter().filter(|(_, work)| work.phase == WorkPhase::Alive).map(|(key, _)| *key).collect();
         if alive.is_empty() {
             return false;
         }
@@ -656,7 +691,8 @@ impl World {
 
     fn note_run(&mut self, node: NodeId, container: ContainerId, epoch: Epoch, what: &str) {
         if self.transcript.wants(Show::Runs) {
-            let name = self.newest.container(container).map_or_else(|| container.to_string(), |c| c.spec.name.to_string());
+            let name =
+                self.newest.container(container).map_or_else(|| container.to_string(), |c| c.spec.name.to_string());
             self.note(Line { show: Show::Runs, text: format!("{name} {epoch} {what} on {node}") });
         }
     }

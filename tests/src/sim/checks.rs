@@ -113,10 +113,16 @@ impl Checks {
         let Runner { node, epoch, incarnation, .. } = runner;
         match self.assigned.get(&(container, epoch)) {
             Some(owner) if *owner == node => {}
-            owner => self.violate(god, "EpochOwner", format!("{container} {epoch} runs on {node}, assigned to {owner:?}")),
+            owner => {
+                self.violate(god, "EpochOwner", format!("{container} {epoch} runs on {node}, assigned to {owner:?}"))
+            }
         }
         if let Some(scope) = self.fenced.get(&(node, incarnation)).filter(|scope| covers(**scope, runner.policy)) {
-            self.violate(god, "FenceAfterLease", format!("{container} {epoch} starts on {node} {incarnation}, receipt {scope:?}"));
+            self.violate(
+                god,
+                "FenceAfterLease",
+                format!("{container} {epoch} starts on {node} {incarnation}, receipt {scope:?}"),
+            );
         }
         let others = self.running.entry(container).or_default();
         let doubled: Vec<Runner> = others.iter().copied().collect();
@@ -137,7 +143,9 @@ impl Checks {
     /// LeaseCover at the end of an execution.
     pub fn ends(&mut self, god: God, container: ContainerId, epoch: Epoch, node: NodeId, standing: Option<Standing>) {
         let Some(runners) = self.running.get_mut(&container) else { return };
-        let Some(place) = runners.iter().position(|runner| runner.epoch == epoch && runner.node == node) else { return };
+        let Some(place) = runners.iter().position(|runner| runner.epoch == epoch && runner.node == node) else {
+            return;
+        };
         let runner = runners.remove(place);
         if runners.is_empty() {
             self.running.remove(&container);
@@ -163,13 +171,21 @@ impl Checks {
         let Runner { node, incarnation, epoch, .. } = runner;
         let granted = self.granted.get(&(node, incarnation)).and_then(|granted| granted.end);
         let Some((end, terms)) = granted else {
-            return self.violate(god, "LeaseCover", format!("{container} {epoch} runs on {node} {incarnation} without any lease"));
+            return self.violate(
+                god,
+                "LeaseCover",
+                format!("{container} {epoch} runs on {node} {incarnation} without any lease"),
+            );
         };
         let limit = end + terms.kill + terms.margin;
         let now = standing.clock.lease(god);
         if now > limit {
             let over = now.since(limit);
-            self.violate(god, "LeaseCover", format!("{container} {epoch} runs on {node} {incarnation} {over} after lease, K and margin"));
+            self.violate(
+                god,
+                "LeaseCover",
+                format!("{container} {epoch} runs on {node} {incarnation} {over} after lease, K and margin"),
+            );
         }
     }
 
@@ -195,7 +211,11 @@ impl Checks {
     ) {
         let Heartbeat { node, incarnation, boot, terms, sent_at, .. } = *heartbeat;
         if let Some(why) = refuses {
-            self.violate(god, "NoAckAfterFencing", format!("{member} acknowledges {node} {incarnation} although {why}"));
+            self.violate(
+                god,
+                "NoAckAfterFencing",
+                format!("{member} acknowledges {node} {incarnation} although {why}"),
+            );
         }
         let granted = self.granted.entry((node, incarnation)).or_default();
         granted.boot = boot;
@@ -223,7 +243,11 @@ impl Checks {
     pub fn deadline(&mut self, god: God, node: NodeId, incarnation: Incarnation, at: Moment) {
         let granted = self.granted.get(&(node, incarnation)).and_then(|granted| granted.end);
         if granted.is_none_or(|(end, _)| at > end) {
-            self.violate(god, "LeaseCover", format!("{node} {incarnation} takes a lease to {at:?}, granted {granted:?}"));
+            self.violate(
+                god,
+                "LeaseCover",
+                format!("{node} {incarnation} takes a lease to {at:?}, granted {granted:?}"),
+            );
         }
     }
 
@@ -262,7 +286,11 @@ impl Checks {
             if let Some(request) = request.filter(|_| !events.is_empty()) {
                 let before = *self.carried_out.entry(request).or_insert(revision.0);
                 if before != revision.0 {
-                    self.violate(god, "OnceOnly", format!("request {request} took effect at r{before} and at {revision}"));
+                    self.violate(
+                        god,
+                        "OnceOnly",
+                        format!("request {request} took effect at r{before} and at {revision}"),
+                    );
                 }
             }
         }
@@ -312,13 +340,19 @@ impl Checks {
         let exposed = standing.as_ref().is_some_and(|(_, standing)| standing.exposed);
         let left: Vec<String> = self
             .running()
-            .filter(|(_, runner)| runner.node == node && runner.incarnation == incarnation && covers(scope, runner.policy))
+            .filter(|(_, runner)| {
+                runner.node == node && runner.incarnation == incarnation && covers(scope, runner.policy)
+            })
             .map(|(container, runner)| format!("{container} {}", runner.epoch))
             .collect();
         if !left.is_empty() && exposed {
             self.exposures += 1;
         } else if !left.is_empty() {
-            self.violate(god, "FenceAfterLease", format!("{node} {incarnation} fenced ({proof}) and {} still runs", left.join(", ")));
+            self.violate(
+                god,
+                "FenceAfterLease",
+                format!("{node} {incarnation} fenced ({proof}) and {} still runs", left.join(", ")),
+            );
         }
         let granted = self.granted.get(&(node, incarnation));
         let end = granted.and_then(|granted| granted.end);
@@ -328,7 +362,11 @@ impl Checks {
             let now = standing.clock.lease(god);
             if now < end + terms.kill {
                 let early = (end + terms.kill).since(now);
-                self.violate(god, "FenceAfterLease", format!("the receipt of {node} {incarnation} comes {early} before lease and K are over"));
+                self.violate(
+                    god,
+                    "FenceAfterLease",
+                    format!("the receipt of {node} {incarnation} comes {early} before lease and K are over"),
+                );
             }
         }
     }
@@ -379,7 +417,11 @@ impl Checks {
     pub fn read(&mut self, god: God, member: MemberId, floor: Revision, shown: Revision) {
         self.told = self.told.max(shown);
         if shown < floor {
-            self.violate(god, "Linearizable", format!("a read at {member} shows {shown} after somebody was told of {floor}"));
+            self.violate(
+                god,
+                "Linearizable",
+                format!("a read at {member} shows {shown} after somebody was told of {floor}"),
+            );
         }
     }
 
@@ -390,7 +432,8 @@ impl Checks {
         let mut lost = Vec::new();
         for (request, (revision, outcome)) in &self.answered {
             let session = remembered.get(&request.session);
-            let forgotten = session.is_some_and(|session| session.forgotten.is_some_and(|upto| request.sequence <= upto));
+            let forgotten =
+                session.is_some_and(|session| session.forgotten.is_some_and(|upto| request.sequence <= upto));
             let kept = session.and_then(|session| session.results.get(&request.sequence));
             if !forgotten && kept.is_none_or(|kept| kept.revision != *revision || kept.outcome != *outcome) {
                 lost.push(format!("{request} at {revision}"));

@@ -212,7 +212,8 @@ impl World {
                     Answered::Refused(why) => self.finish(client, question, &format!("refused: {why}"), Some(None)),
                     _ if open.attempt != attempt => {}
                     Answered::NotLeader { hint } => {
-                        asker.target = hint.filter(|hint| members.contains(hint)).unwrap_or_else(|| *asker.chance.pick(&members));
+                        asker.target =
+                            hint.filter(|hint| members.contains(hint)).unwrap_or_else(|| *asker.chance.pick(&members));
                         self.ask_again(client, question, if hint.is_some() { 10 * MS } else { AGAIN });
                     }
                     Answered::Again => {
@@ -274,7 +275,8 @@ impl World {
 
     fn command_of(&self, ask: &Ask) -> Option<Command> {
         let intent = |site: &Site, intent| Some(Command::SetNodeIntent { node: self.node_at(*site)?, intent });
-        let desired = |name: &Arc<str>, desired| Some(Command::SetDesired { container: self.container(name)?, desired });
+        let desired =
+            |name: &Arc<str>, desired| Some(Command::SetDesired { container: self.container(name)?, desired });
         Some(match ask {
             Ask::Create { name, memory_mib, policy, preferred } => {
                 let preferred = preferred.and_then(|site| self.node_at(site));

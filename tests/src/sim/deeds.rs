@@ -70,34 +70,73 @@ pub enum Deed {
     Weather(Weather),
 
     /// Its supervisor starts it again after `down`.
-    KillMember { at: Site, down: u64 },
+    KillMember {
+        at: Site,
+        down: u64,
+    },
     /// It dies at the `after`-th time it gets to this point; with the machine's power if `power`.
-    CrashMember { at: Site, point: CrashPoint, after: u32, power: bool },
+    CrashMember {
+        at: Site,
+        point: CrashPoint,
+        after: u32,
+        power: bool,
+    },
     PauseMember(Site),
     ResumeMember(Site),
-    KillAgent { at: Site, down: u64 },
+    KillAgent {
+        at: Site,
+        down: u64,
+    },
     PauseAgent(Site),
     ResumeAgent(Site),
     /// Agent and guard at once: the kernel ends what must not outlive them.
-    KillGuard { at: Site, down: u64 },
-    KillNode { at: Site, down: u64 },
+    KillGuard {
+        at: Site,
+        down: u64,
+    },
+    KillNode {
+        at: Site,
+        down: u64,
+    },
 
-    StallDisk { at: Site, length: u64 },
+    StallDisk {
+        at: Site,
+        length: u64,
+    },
     FailSync(Site),
     /// The member's folder is empty at its next start, under the same id.
     WipeDisk(Site),
     /// One bit of what is stored flips; noticed at the next start.
-    RotDisk { at: Site, place: u64 },
+    RotDisk {
+        at: Site,
+        place: u64,
+    },
 
     /// Within ±ε.
-    Rate { at: Site, ppm: i64 },
+    Rate {
+        at: Site,
+        ppm: i64,
+    },
     /// What the runtime does on this machine for a while: every stop takes this long, every start fails.
-    SlowStops { at: Site, length: u64, stop: u64 },
-    FailStarts { at: Site, length: u64 },
+    SlowStops {
+        at: Site,
+        length: u64,
+        stop: u64,
+    },
+    FailStarts {
+        at: Site,
+        length: u64,
+    },
     /// No kill works there for a while: tasks wait in the kernel.
-    HangKills { at: Site, length: u64 },
+    HangKills {
+        at: Site,
+        length: u64,
+    },
     /// The first task of some container there ends by itself.
-    Exit { at: Site, code: i32 },
+    Exit {
+        at: Site,
+        code: i32,
+    },
 
     TransferLeader(Option<Site>),
     AddMember(Site),
@@ -108,7 +147,10 @@ pub enum Deed {
     ConfirmDown(Site),
     /// The first desired set its incarnation was ever sent arrives there once more.
     Replay(Site),
-    Ask { client: u32, ask: Ask },
+    Ask {
+        client: u32,
+        ask: Ask,
+    },
 }
 
 /// What a client asks for. Containers and nodes by name.
@@ -226,9 +268,8 @@ impl Layout {
         let machines = (0..machines)
             .map(|place| Machine {
                 member: place < members - alone || place == machines - 1 && alone == 1,
-                node: (place < nodes).then(|| {
-                    if place == nodes - 1 && chance.one_in(2) { Role::Standby } else { Role::Active }
-                }),
+                node: (place < nodes)
+                    .then(|| if place == nodes - 1 && chance.one_in(2) { Role::Standby } else { Role::Active }),
                 rate_ppm: if swarm.clocks { chance.below(2 * epsilon + 1) as i64 - epsilon as i64 } else { 0 },
             })
             .collect();
@@ -250,7 +291,7 @@ impl Layout {
             weather,
             disk: *chance.pick(&[Speed::NVME, Speed::SATA]),
             snapshot_every: *chance.pick(&[20, 60, 10_000]),
-            boot_grace_ms: 5_000,
+            boot_grace_ms: *chance.pick(&[0, 5_000]),
             brake_quiet_ms: 8_000,
             clients: chance.within(1..=3) as u32,
             power_switch: swarm.switch,
@@ -335,6 +376,17 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
             }
             Kind::Reset => add(at, Deed::ResetStreams(site)),
             Kind::KillMember => add(at, Deed::KillMember { at: member, down: short }),
+            Kind::Amnesia => {
+                // Most members forget whom they have acknowledged, just when a node falls silent.
+                add(at, Deed::Isolate(node));
+                for member in &members {
+                    let (later, down) = (chance.below(SECOND), chance.below(200 * MS));
+                    if !chance.one_in(4) {
+                        add(at + later, Deed::KillMember { at: *member, down });
+                    }
+                }
+                add(at + long, Deed::Rejoin(node));
+            }
             Kind::PauseMember => {
                 add(at, Deed::PauseMember(member));
                 add(at + if chance.one_in(3) { long } else { short }, Deed::ResumeMember(member));
@@ -391,6 +443,7 @@ enum Kind {
     Slow,
     Reset,
     KillMember,
+    Amnesia,
     PauseMember,
     CrashPoint,
     KillAgent,
@@ -413,7 +466,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 28] = [
+    const ALL: [Kind; 29] = [
         Kind::Power,
         Kind::Freeze,
         Kind::Cut,
@@ -423,6 +476,7 @@ impl Kind {
         Kind::Slow,
         Kind::Reset,
         Kind::KillMember,
+        Kind::Amnesia,
         Kind::PauseMember,
         Kind::CrashPoint,
         Kind::KillAgent,
@@ -450,7 +504,7 @@ impl Kind {
             Kind::Freeze => swarm.freeze,
             Kind::Cut | Kind::Isolate | Kind::Flap | Kind::Split => swarm.cuts,
             Kind::Slow | Kind::Reset | Kind::Replay => swarm.slow,
-            Kind::KillMember | Kind::PauseMember => swarm.members,
+            Kind::KillMember | Kind::Amnesia | Kind::PauseMember => swarm.members,
             Kind::CrashPoint => swarm.crash_points,
             Kind::KillAgent | Kind::PauseAgent | Kind::KillGuard | Kind::KillNode => swarm.agents,
             Kind::StallDisk | Kind::FailSync => swarm.disks,
@@ -530,7 +584,9 @@ impl fmt::Display for Deed {
             Deed::ResetStreams(site) => write!(f, "streams of machine {site} break"),
             Deed::Weather(_) => f.write_str("the weather of the network changes"),
             Deed::KillMember { at, .. } => write!(f, "member on {at} is killed"),
-            Deed::CrashMember { at, point, after, .. } => write!(f, "member on {at} will die at {point:?} number {after}"),
+            Deed::CrashMember { at, point, after, .. } => {
+                write!(f, "member on {at} will die at {point:?} number {after}")
+            }
             Deed::PauseMember(site) => write!(f, "member on {site} is paused"),
             Deed::ResumeMember(site) => write!(f, "member on {site} goes on"),
             Deed::KillAgent { at, .. } => write!(f, "agent on {at} is killed"),

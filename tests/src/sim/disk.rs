@@ -129,7 +129,8 @@ impl Disk {
 
     /// One bit of the log or of the snapshot is flipped; of the log if there is no snapshot.
     pub fn rot(&mut self, place: u64) {
-        let part = if place.is_multiple_of(3) && self.mem.part_bytes(Part::Snapshot) > 0 { Part::Snapshot } else { Part::Log };
+        let part =
+            if place.is_multiple_of(3) && self.mem.part_bytes(Part::Snapshot) > 0 { Part::Snapshot } else { Part::Log };
         let bytes = self.mem.part_bytes(part) as u64;
         if bytes > 0 {
             self.mem.flip(part, ((place >> 8) % bytes) as usize, (place % 8) as u8);

@@ -8,8 +8,8 @@ use record::{RaftDisk, SnapshotMeta, StoreError};
 use replica::{Answer, Config, Effect, Halt, Input, Level, PeerMessage, ProposeError, Replica, Start, Ticket, Write};
 
 use crate::sim::agents::heartbeat_link_of;
-use crate::sim::clock::{MS, SECOND};
 use crate::sim::checks::First;
+use crate::sim::clock::{MS, SECOND};
 use crate::sim::deeds::CrashPoint;
 use crate::sim::host::{Asker, MemberProcess, Mirror, Mirrored};
 use crate::sim::transcript::{Line, Show};
@@ -167,7 +167,9 @@ impl World {
             self.counts.handled += 1;
             return self.nobody_home(id, mail);
         }
-        let Some(Happening::Mail { mail, .. }) = self.takes(id, None, Happening::Mail { member: id, mail }) else { return };
+        let Some(Happening::Mail { mail, .. }) = self.takes(id, None, Happening::Mail { member: id, mail }) else {
+            return;
+        };
         match mail {
             Mail::Peer { from, stream, hello, message } => {
                 let newest = self.process(id).and_then(|process| process.streams.get(&from).copied()).unwrap_or(0);
@@ -548,9 +550,10 @@ impl World {
         let logged = member.mirror.fencings.iter().find(|(index, fenced)| {
             **fenced == (node, incarnation)
                 && member.mirror.entries.get(index).is_some_and(|entry| entry.group <= durable)
-                && member.process.as_ref().is_some_and(|process| {
-                    process.replica.state().is_none_or(|state| state.revision().0 < **index)
-                })
+                && member
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| process.replica.state().is_none_or(|state| state.revision().0 < **index))
         });
         if let Some((index, _)) = logged {
             return Some(format!("its durable log fences it at {index}"));
@@ -626,7 +629,8 @@ fn mirror_entry(
 ) {
     let digest = digest(entry);
     let known = parsed.entry((entry.term, entry.index, digest)).or_insert_with(|| {
-        let command = (entry.kind == 0 && !entry.data.is_empty()).then(|| proto::log::decode(&entry.data).ok()).flatten();
+        let command =
+            (entry.kind == 0 && !entry.data.is_empty()).then(|| proto::log::decode(&entry.data).ok()).flatten();
         let fencing = match command.as_ref().map(|entry| &entry.command) {
             Some(Command::BeginFencing { node, incarnation, .. }) => Some((*node, *incarnation)),
             _ => None,

@@ -24,14 +24,8 @@ pub struct Weather {
 }
 
 impl Weather {
-    pub const CALM: Weather = Weather {
-        delay_min: MS / 5,
-        delay_max: MS,
-        loss_ppm: 0,
-        duplicate_ppm: 0,
-        straggle_ppm: 0,
-        straggle_max: 0,
-    };
+    pub const CALM: Weather =
+        Weather { delay_min: MS / 5, delay_max: MS, loss_ppm: 0, duplicate_ppm: 0, straggle_ppm: 0, straggle_max: 0 };
 }
 
 /// A resend of a stream's segment that was lost; the minimum of Linux.
@@ -70,7 +64,11 @@ impl Net {
             return Fate::Lost;
         }
         let once = self.delay(from, to);
-        if self.chance.ppm(self.weather.duplicate_ppm) { Fate::Twice(once, self.delay(from, to)) } else { Fate::Once(once) }
+        if self.chance.ppm(self.weather.duplicate_ppm) {
+            Fate::Twice(once, self.delay(from, to))
+        } else {
+            Fate::Once(once)
+        }
     }
 
     /// For segments of a stream: loss costs time, not the message. `None`: nothing gets through, the stream will break.

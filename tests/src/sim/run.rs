@@ -109,7 +109,9 @@ impl World {
         if let Some(open) = state.containers().find_map(|container| self.container_unsettled(container)) {
             return Some(open);
         }
-        if let Some((container, runner)) = self.checks.running().find(|(container, _)| state.container(*container).is_none()) {
+        if let Some((container, runner)) =
+            self.checks.running().find(|(container, _)| state.container(*container).is_none())
+        {
             return Some(format!("{container}, which is deleted, runs on {}", runner.node));
         }
         let plan = cluster::planner::plan(state, &Observed::default(), self.wall());
@@ -148,7 +150,10 @@ impl World {
                 }
                 let status = self.newest.status(container.id).filter(|status| status.epoch == assignment.epoch);
                 if status.is_none_or(|status| status.observed != Seen::Running) {
-                    return Some(format!("{name} {} is not running on {}: {status:?}", assignment.epoch, assignment.node));
+                    return Some(format!(
+                        "{name} {} is not running on {}: {status:?}",
+                        assignment.epoch, assignment.node
+                    ));
                 }
                 let right = matches!(runners, [one] if one.node == assignment.node && one.epoch == assignment.epoch);
                 (!right).then(|| format!("{name} is said to run as {} and runs as {runners:?}", assignment.epoch))

@@ -68,7 +68,11 @@ impl Story {
                 }
                 ["profile", name] => profile(name).map(|profile| story.layout.profile = profile),
                 ["seed", seed] => number(seed).map(|seed| story.seed = seed),
-                ["show", kinds @ ..] => kinds.iter().map(|kind| show(kind)).collect::<Result<Vec<_>, _>>().map(|kinds| story.shown.extend(kinds)),
+                ["show", kinds @ ..] => kinds
+                    .iter()
+                    .map(|kind| show(kind))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map(|kinds| story.shown.extend(kinds)),
                 ["hide", ..] => Ok(story.hidden.push(line[5..].to_owned())),
                 ["some", ..] => Ok(story.claims.push((true, line[5..].to_owned()))),
                 ["never", ..] => Ok(story.claims.push((false, line[6..].to_owned()))),
@@ -113,7 +117,8 @@ impl Story {
 
     /// The transcript. Errs with the claim or the invariant that does not hold, after the transcript so far.
     pub fn run(&self) -> Result<String, String> {
-        let plan = Plan { seed: self.seed, layout: self.layout.clone(), schedule: Vec::new(), faults_until: self.until };
+        let plan =
+            Plan { seed: self.seed, layout: self.layout.clone(), schedule: Vec::new(), faults_until: self.until };
         let mut world = World::new(&plan, Transcript::of(&self.shown));
         let mut wrong = None;
         for (time, words) in &self.steps {
@@ -154,8 +159,12 @@ impl Story {
         let _ = writeln!(text, "\nat the end:");
         for container in world.newest.containers() {
             let name = container.spec.name.to_string();
-            let runs: Vec<String> =
-                world.checks.runners(container.id).iter().map(|runner| format!("{} on {}", runner.epoch, runner.node)).collect();
+            let runs: Vec<String> = world
+                .checks
+                .runners(container.id)
+                .iter()
+                .map(|runner| format!("{} on {}", runner.epoch, runner.node))
+                .collect();
             let runs = if runs.is_empty() { "nowhere".to_owned() } else { runs.join(" and ") };
             let _ = writeln!(text, "{name} runs {runs}");
         }
@@ -177,9 +186,11 @@ fn machines(members: usize, nodes: usize, spare: usize, alone: &[usize], standby
         node: Some(if standby.contains(&place) { Role::Standby } else { Role::Active }),
         rate_ppm: 0,
     });
-    let only_members = (1..=members)
-        .filter(|place| *place > nodes || alone.contains(place))
-        .map(|_| Machine { member: true, node: None, rate_ppm: 0 });
+    let only_members = (1..=members).filter(|place| *place > nodes || alone.contains(place)).map(|_| Machine {
+        member: true,
+        node: None,
+        rate_ppm: 0,
+    });
     let nothing = (0..spare).map(|_| Machine { member: false, node: None, rate_ppm: 0 });
     with_nodes.chain(only_members).chain(nothing).collect()
 }

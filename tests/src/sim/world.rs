@@ -62,6 +62,8 @@ pub struct World {
     pub(crate) runtime_chance: Chance,
     pub(crate) parsed: BTreeMap<(u64, u64, u64), crate::sim::members::Parsed>,
     pub(crate) healed: bool,
+    /// Happenings since time last moved.
+    standstill: u32,
 }
 
 /// What a run was made of.
@@ -123,24 +125,65 @@ pub enum Happening {
     Deed(usize),
     /// A look at everything that runs, by the oracles.
     Sweep,
-    Member { member: MemberId, life: u32, what: ToMember },
+    Member {
+        member: MemberId,
+        life: u32,
+        what: ToMember,
+    },
     /// From another machine, for whatever process listens there.
-    Mail { member: MemberId, mail: Mail },
-    Node { node: NodeId, life: u32, what: ToNode },
-    Guard { node: NodeId, life: u32, what: ToGuard },
+    Mail {
+        member: MemberId,
+        mail: Mail,
+    },
+    Node {
+        node: NodeId,
+        life: u32,
+        what: ToNode,
+    },
+    Guard {
+        node: NodeId,
+        life: u32,
+        what: ToGuard,
+    },
     /// The kernel and the helpers of a node; they outlive agents and end with the boot.
-    Hands { node: NodeId, boot: u128, act: Act },
-    Client { client: u32, what: ToClient },
+    Hands {
+        node: NodeId,
+        boot: u128,
+        act: Act,
+    },
+    Client {
+        client: u32,
+        what: ToClient,
+    },
     /// A supervisor starts it again.
-    StartMember { member: MemberId, life: u32 },
-    StartAgent { node: NodeId, life: u32 },
-    StartGuard { node: NodeId, life: u32 },
+    StartMember {
+        member: MemberId,
+        life: u32,
+    },
+    StartAgent {
+        node: NodeId,
+        life: u32,
+    },
+    StartGuard {
+        node: NodeId,
+        life: u32,
+    },
     /// Both ends of a broken stream notice, each in its time.
-    SessionEnds { link: Link, end: End },
+    SessionEnds {
+        link: Link,
+        end: End,
+    },
     /// The power switch of a node was asked for, for this incarnation.
-    Switch { member: MemberId, life: u32, node: NodeId, incarnation: cluster::Incarnation },
+    Switch {
+        member: MemberId,
+        life: u32,
+        node: NodeId,
+        incarnation: cluster::Incarnation,
+    },
     /// Power returns to a machine once the receipt is there *(12)*.
-    SwitchOn { node: NodeId },
+    SwitchOn {
+        node: NodeId,
+    },
     Operator,
 }
 
@@ -204,13 +247,29 @@ pub enum ToGuard {
 
 #[derive(Clone, Debug)]
 pub enum Act {
-    Claim { container: ContainerId, epoch: Epoch },
-    Run { container: ContainerId, epoch: Epoch },
+    Claim {
+        container: ContainerId,
+        epoch: Epoch,
+    },
+    Run {
+        container: ContainerId,
+        epoch: Epoch,
+    },
     /// Its tasks end, by signal or by themselves.
-    End { container: ContainerId, epoch: Epoch },
+    End {
+        container: ContainerId,
+        epoch: Epoch,
+    },
     /// Unmounted, nothing left; the agent is told if it asked.
-    Gone { container: ContainerId, epoch: Epoch, tell: bool },
-    Prepared { container: ContainerId, epoch: Epoch },
+    Gone {
+        container: ContainerId,
+        epoch: Epoch,
+        tell: bool,
+    },
+    Prepared {
+        container: ContainerId,
+        epoch: Epoch,
+    },
 }
 
 #[derive(Debug)]
@@ -232,6 +291,8 @@ pub enum Answered {
 }
 
 pub(crate) const DISK_CLUSTER: [u8; 16] = *b"quorate-sim-disk";
+/// More than ever happens at one moment, unless two processes keep each other busy without end.
+const STANDSTILL: u32 = 50_000;
 /// Wall clocks begin here; nothing that matters looks at them.
 const EPOCH_MS: u64 = 1_800_000_000_000;
 
@@ -269,6 +330,7 @@ impl World {
             runtime_chance: Chance::new(seed, "runtime"),
             parsed: BTreeMap::new(),
             healed: false,
+            standstill: 0,
         };
         world.populate(&state);
         world
@@ -378,8 +440,12 @@ impl World {
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             while self.checks.first.is_none() && self.heap.peek().is_some_and(|next| next.at <= until) {
                 let Some(Scheduled { at, what, .. }) = self.heap.pop() else { break };
+                self.standstill = if at > self.now { 0 } else { self.standstill + 1 };
                 self.now = at;
                 self.dispatch(what);
+                if self.standstill > STANDSTILL {
+                    self.checks.violate(at, "Livelock", format!("{STANDSTILL} happenings at one moment"));
+                }
             }
         }));
         if let Err(panic) = whole {
@@ -454,9 +520,9 @@ impl World {
 
     fn site_of(&self, what: &Happening) -> Option<Site> {
         match what {
-            Happening::Member { member, .. } | Happening::Mail { member, .. } | Happening::StartMember { member, .. } => {
-                self.members.get(member).map(|member| member.site)
-            }
+            Happening::Member { member, .. }
+            | Happening::Mail { member, .. }
+            | Happening::StartMember { member, .. } => self.members.get(member).map(|member| member.site),
             Happening::Node { node, .. }
             | Happening::Guard { node, .. }
             | Happening::Hands { node, .. }
