@@ -1,5 +1,6 @@
-//! What the tests of the whole are made of. `sim`: the simulator and its stories. `figures`: what the README says was measured.
-//! `lab`: machines as namespaces, real containers. `processes`: real programs, started and killed, and a client that is nothing of ours.
+//! What the tests of the whole are made of. `sim`: the simulator and its stories. `figures`: what the README says was
+//! measured. `processes`: real programs, started and killed, and a client that is nothing of ours. `lab`: the same as
+//! separate hosts, with real containers.
 
 #[cfg(feature = "live")]
 pub mod figures;

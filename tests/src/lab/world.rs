@@ -75,9 +75,11 @@ pub fn tell_until(test: &str, end: End, story: impl FnOnce(&Lab)) {
     }
 }
 
-/// The container runtime the lab uses: the best that is installed.
+/// The container runtime the lab uses: what `QUORATE_LAB_RUNTIME` says, else the best that is installed.
 fn runtime() -> Option<&'static str> {
-    ["crun", "runc"].into_iter().find(|name| tool(name))
+    let wanted = std::env::var("QUORATE_LAB_RUNTIME").ok();
+    let fits = |name: &&str| wanted.as_ref().is_none_or(|wanted| wanted == name) && tool(name);
+    ["crun", "runc"].into_iter().find(fits)
 }
 
 fn tool(name: &str) -> bool {
@@ -96,7 +98,9 @@ fn lacks() -> Option<String> {
         return Some(format!("not installed: {} (packages util-linux, iproute2)", missing.join(", ")));
     }
     if runtime().is_none() {
-        return Some("neither crun nor runc is installed: the lab runs real OCI containers".into());
+        return Some(
+            "neither crun nor runc (or not the one wanted) is installed: the lab runs real OCI containers".into(),
+        );
     }
     let mut probe = Command::new("unshare");
     probe.args(["--net", "--pid", "--fork", "--mount", "ip", "link", "add", "name", "t", "type", "bridge"]);
