@@ -98,10 +98,12 @@ pub async fn run(playground: &mut Playground, rounds: usize, progress: &Progress
 
     let mut cuts = Vec::new();
     for _ in 0..rounds {
+        heal(&client, progress).await?;
         let victim = led_elsewhere(playground, &client).await?;
         cuts.push(lose(playground, &client, &victim, false, runtime.class != "F0", progress).await?);
         bring_back(playground, &client, &victim, progress).await?;
 
+        heal(&client, progress).await?;
         let hosts_member = |machine: &str| playground.machines[machine].member.is_some();
         let victim = loaded_machine(playground, &client, hosts_member).await?;
         lead_from(playground, &client, &victim).await?;
@@ -241,10 +243,27 @@ async fn describe_runtime(client: &Client) -> Result<Runtime> {
     Ok(Runtime { name, class, reason: node.fencing_class_reason.clone(), text })
 }
 
+/// A member that has just started counts every lease from its own start, since it knows of none before: as long as one
+/// can last, a failover that needs its word waits for that. A cluster has healed when this time is over too.
+async fn heal(client: &Client, progress: &Progress) -> Result<()> {
+    let settings = client.ask(v1::GetSettingsRequest::default()).await?.settings;
+    let wait_ms = settings.and_then(|settings| settings.lease_terms).context("the cluster has lease terms")?.wait_ms;
+    progress.say("waiting until the members that started last can vouch for every lease");
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+    Ok(())
+}
+
 async fn leader_machine(playground: &Playground, client: &Client) -> Result<String> {
-    let status = status(client).await?;
-    let leader = status.members.iter().find(|member| member.id == status.leader).context("no member leads")?;
-    playground.machine_named(&leader.name)
+    let mut name = String::new();
+    // Whoever has just come back may not know yet who leads.
+    wait_until(Duration::from_secs(15), "a member leads", async || {
+        let status = status(client).await?;
+        let leader = status.members.iter().find(|member| member.id == status.leader);
+        name = leader.map(|leader| leader.name.clone()).unwrap_or_default();
+        Ok(leader.is_some())
+    })
+    .await?;
+    playground.machine_named(&name)
 }
 
 /// The machine whose active node runs most containers, among those that `fit`.
