@@ -209,9 +209,12 @@ impl Replica {
                 let open = self.state().and_then(|state| state.node(node)).is_some_and(|node| {
                     matches!(node.health, cluster::Health::Fencing { incarnation: current, .. } if current == incarnation)
                 });
+                let proof = cluster::Proof::Confirmed { method, evidence };
                 if open && self.leading {
-                    self.leadership.confirmed(node, incarnation, cluster::Proof::Confirmed { method, evidence });
+                    self.leadership.confirmed(node, incarnation, proof);
                     self.duty(Leadership::tick);
+                } else {
+                    self.duty(|leadership, desk| leadership.confirmed_late(node, incarnation, proof, desk));
                 }
             }
         }

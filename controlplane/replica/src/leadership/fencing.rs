@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use cluster::command::Command;
-use cluster::{Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, Proof, Span};
+use cluster::{Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, Order, Proof, Span};
 use record::LogPoint;
 
 use super::{ASK_EVERY, Desk, Leadership, Pending};
@@ -144,6 +144,18 @@ impl Leadership {
     /// A fence method succeeded for exactly this incarnation, whose `Fencing` is open.
     pub fn confirmed(&mut self, node: NodeId, incarnation: Incarnation, proof: Proof) {
         self.confirmed.insert((node, incarnation), proof);
+    }
+
+    /// The lease's end was proven first; what it does not cover, the containers that keep running, still waits for this.
+    pub fn confirmed_late(&mut self, node: NodeId, incarnation: Incarnation, proof: Proof, desk: &mut Desk<'_>) {
+        let awaits = desk.state.claims(node).any(|(container, _)| {
+            container.assignment().is_some_and(|assignment| {
+                assignment.incarnation == incarnation && matches!(assignment.order, Order::AwaitingReceipt { .. })
+            })
+        });
+        if self.settled && awaits {
+            desk.propose.push((Origin::Duty, None, Command::RecordFenced { node, incarnation, proof }));
+        }
     }
 
     /// A voter says how long the last lease it may have helped to grant can still be good.
