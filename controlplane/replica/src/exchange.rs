@@ -158,7 +158,7 @@ pub enum Effect {
     BuildSnapshot {
         point: LogPoint,
         membership: Vec<u8>,
-        state: State,
+        state: Box<State>,
     },
     /// The store may forget entries up to `through`.
     Compact {
@@ -192,7 +192,7 @@ pub enum Effect {
     },
     /// Think on another thread, come back with `Planned`.
     Plan {
-        state: State,
+        state: Box<State>,
         observed: Observed,
     },
     /// Start fence methods for this incarnation; its `Fencing` is committed *(12)*.
@@ -233,12 +233,12 @@ pub enum Halt {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once, from the effect to whoever asked")]
 pub enum Answer {
     /// The entry of a proposal is applied; its outcome is inside.
     Applied(Applied),
     /// At least as new as everything acknowledged before the read was asked for.
-    State(State),
+    /// In a box, as in the orders above: answers and orders are moved often, and most are small.
+    State(Box<State>),
     Done,
     Failed(ProposeError),
 }

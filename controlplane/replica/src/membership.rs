@@ -156,7 +156,7 @@ impl Replica {
         let ready = self.reads.ready(self.machine.applied());
         let Some(state) = self.machine.state().cloned().filter(|_| !ready.is_empty()) else { return };
         for ticket in ready {
-            self.answer(ticket, Answer::State(state.clone()));
+            self.answer(ticket, Answer::State(Box::new(state.clone())));
         }
     }
 }

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use bytes::Bytes;
 use cluster::{MemberId, Membership};
 use raft::eraftpb;
 use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, EntryType, MessageType};
@@ -474,15 +473,15 @@ fn entry_into_raft(entry: &Entry) -> eraftpb::Entry {
     });
     encoded.term = entry.term;
     encoded.index = entry.index;
-    encoded.data = entry.data.to_vec().into();
-    encoded.context = entry.context.to_vec().into();
+    encoded.data = entry.data.clone();
+    encoded.context = entry.context.clone();
     encoded
 }
 
 fn entry_from_raft(entry: eraftpb::Entry) -> Entry {
     let kind = entry.get_entry_type() as u32;
     let eraftpb::Entry { term, index, data, context, .. } = entry;
-    Entry { term, index, kind, data: Bytes::from(Vec::from(data)), context: Bytes::from(Vec::from(context)) }
+    Entry { term, index, kind, data, context }
 }
 
 /// Hash and length ride in raft's snapshot data; the body is elsewhere.

@@ -80,7 +80,7 @@ impl Replica {
             self.snapshots.building = true;
             let membership = codec::encode_membership(&tail.membership);
             let point = LogPoint { index: applied, term };
-            self.effects.push(Effect::BuildSnapshot { point, membership, state: state.clone() });
+            self.effects.push(Effect::BuildSnapshot { point, membership, state: Box::new(state.clone()) });
         }
     }
 

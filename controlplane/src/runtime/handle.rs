@@ -154,7 +154,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.post(Letter::Read { reply });
         match answer.await.map_err(|_| gone())? {
-            Answer::State(state) => Ok(state),
+            Answer::State(state) => Ok(*state),
             Answer::Failed(error) => Err(error),
             Answer::Applied(_) | Answer::Done => Err(ProposeError::Refused("not the answer to a read".into())),
         }

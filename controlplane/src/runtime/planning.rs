@@ -11,8 +11,8 @@ use replica::Input;
 use crate::clock;
 
 /// Ends when the sender is dropped.
-pub fn start(tell: impl Fn(Input) + Send + 'static) -> Sender<(State, Observed)> {
-    let (jobs, queue) = channel::<(State, Observed)>();
+pub fn start(tell: impl Fn(Input) + Send + 'static) -> Sender<(Box<State>, Observed)> {
+    let (jobs, queue) = channel::<(Box<State>, Observed)>();
     let run = move || {
         while let Ok((state, observed)) = queue.recv() {
             tell(Input::Planned { plan: Box::new(plan(&state, &observed, clock::wall())) });

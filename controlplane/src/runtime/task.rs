@@ -155,7 +155,7 @@ struct Task {
     disk: Sender<disk::Job>,
     disk_error: Receiver<StoreError>,
     snapshots: Sender<snapshots::Job>,
-    planner: Sender<(State, Observed)>,
+    planner: Sender<(Box<State>, Observed)>,
     peers: Peers,
     fences: Fences,
     handle: Handle,
@@ -326,7 +326,7 @@ impl Task {
                 drop(self.snapshots.send(snapshots::Job::Send { to, meta, message }));
             }
             Effect::BuildSnapshot { point, membership, state } => {
-                drop(self.snapshots.send(snapshots::Job::Build { point, membership, state: Box::new(state) }));
+                drop(self.snapshots.send(snapshots::Job::Build { point, membership, state }));
             }
             Effect::Answer { ticket, answer } => match self.tickets.remove(&ticket) {
                 Some(Waiting::Proposal(reply)) => reply.send(answer),

@@ -199,7 +199,8 @@ impl Leadership {
         }
         let suspects = self.silence.suspects();
         self.planning = Planning { wanted: false, under_way: true, last: Some(desk.now), suspects: suspects.clone() };
-        desk.effects.push(Effect::Plan { state: desk.state.clone(), observed: Observed { suspects } });
+        let state = Box::new(desk.state.clone());
+        desk.effects.push(Effect::Plan { state, observed: Observed { suspects } });
     }
 
     /// A plan came back. Its commands are proposed whole; `apply` checks each against what is true by then.

@@ -189,7 +189,7 @@ impl Room {
                 }
                 Effect::BuildSnapshot { point, membership, state } => {
                     let meta = SnapshotMeta::of(point, membership, b"");
-                    self.snapshots.insert(id, (meta.clone(), state));
+                    self.snapshots.insert(id, (meta.clone(), *state));
                     queue.push_back((id, Input::SnapshotSaved { meta }));
                 }
                 Effect::Answer { ticket, answer } => {
