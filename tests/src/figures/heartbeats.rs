@@ -227,7 +227,10 @@ async fn beat(agent: Agent, address: String, offset: Duration, heard: Rc<RefCell
     tokio::time::sleep(offset).await;
     let mut client = AgentsClient::new(connect(&address).await?);
     let (up, outgoing) = mpsc::channel(4);
-    let say = |message| up.try_send(wire::HeartbeatUp { message: Some(message) });
+    let say = |message| {
+        let taken = up.try_send(wire::HeartbeatUp { message: Some(message) });
+        taken.map_err(|_| anyhow!("the stream takes no more"))
+    };
     say(heartbeat_up::Message::Hello(agent.hello.clone()))?;
     let mut incoming = client.heartbeats(ReceiverStream::new(outgoing)).await?.into_inner();
     let mut tick = tokio::time::interval(EVERY);

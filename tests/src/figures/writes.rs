@@ -61,10 +61,12 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
 
     let rate = sample.len() as f64 / took.as_secs_f64();
     let (p50, p99) = (sample.quantile_ms(0.5), sample.quantile_ms(0.99));
+    // What a machine without other work would be limited by, whatever else this one does meanwhile.
+    let each = (cpu.leader + 2.0 * cpu.follower + cpu.own) * 1e6 / rate;
     let mode = if options.streaming { "streaming" } else { "unary" };
     let text = format!(
         "{rate:.0} writes/s committed, p50 {p50:.1} ms, p99 {p99:.1} ms; {} clients, {mode}, {} of {BYTES} bytes in \
-         {:.1} s, store {}; cores used: leader {:.2}, followers {:.2} each, load {:.2}",
+         {:.1} s, store {}; cores used: leader {:.2}, followers {:.2} each, load {:.2}; {each:.0} µs of processor a write in all",
         options.clients,
         sample.len(),
         took.as_secs_f64(),
@@ -76,7 +78,7 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
     let json = json!({
         "figure": "writes", "clients": options.clients, "mode": mode, "store": options.store, "bytes": BYTES,
         "writes": sample.len(), "seconds": took.as_secs_f64(), "per_second": rate, "p50_ms": p50, "p99_ms": p99,
-        "leader_cores": cpu.leader, "follower_cores": cpu.follower, "load_cores": cpu.own,
+        "leader_cores": cpu.leader, "follower_cores": cpu.follower, "load_cores": cpu.own, "cpu_us_per_write": each,
     });
     Ok(Figure::new(text, json))
 }
