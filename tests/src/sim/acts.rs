@@ -7,6 +7,7 @@ use cluster::{Event, Incarnation, MemberId, NodeId, Proof, Revision};
 use crate::sim::clients::Step;
 use crate::sim::clock::{Clock, MS, SECOND};
 use crate::sim::deeds::Deed;
+use crate::sim::host::Session;
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::{Happening, Wish, World};
@@ -321,20 +322,9 @@ impl World {
             self.net.cut(from, to);
         }
         let across = |a: Site, b: Site| pairs.contains(&(a, b)) || pairs.contains(&(b, a));
-        let sites: Vec<_> = self
-            .sessions
-            .values()
-            .map(|session| (self.member_site(session.member), self.node_site(session.node)))
-            .collect();
-        let hit: Vec<bool> = sites.into_iter().map(|(member, node)| across(member, node)).collect();
-        let mut place = 0;
-        let mut broken = Vec::new();
-        for link in self.sessions.keys() {
-            if hit[place] {
-                broken.push(*link);
-            }
-            place += 1;
-        }
+        let is_hit = |session: &Session| across(self.member_site(session.member), self.node_site(session.node));
+        let broken: Vec<_> =
+            self.sessions.iter().filter(|(_, session)| is_hit(session)).map(|(link, _)| *link).collect();
         let notice = SECOND + self.chance.below(2 * SECOND);
         self.break_sessions_in(&broken, notice);
         any
@@ -450,7 +440,7 @@ impl World {
             self.power_off(site);
         }
         if self.transcript.wants(Show::Deeds) {
-            self.note(Line { show: Show::Deeds, text: format!("! power switch: machine {site} is off") });
+            self.note(Line { show: Show::Deeds, text: format!("! power switch: {site} is off") });
         }
         *self.counts.transitions.entry("power switch confirmed").or_default() += 1;
         if self.members.get(&member).is_some_and(|it| it.life == life && !it.paused && it.process.is_some()) {

@@ -125,7 +125,7 @@ impl Checks {
             );
         }
         let others = self.running.entry(container).or_default();
-        let doubled: Vec<Runner> = others.iter().copied().collect();
+        let doubled = others.to_vec();
         others.push(runner);
         for other in doubled {
             if standing(other.site).exposed || standing(runner.site).exposed {

@@ -563,7 +563,7 @@ fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedu
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 { f.write_str("clients") } else { write!(f, "{}", self.0) }
+        if self.0 == 0 { f.write_str("the clients") } else { write!(f, "machine {}", self.0) }
     }
 }
 
@@ -571,17 +571,17 @@ impl fmt::Display for Deed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = |nanos: &u64| format!("{}.{:03} s", nanos / SECOND, nanos % SECOND / MS);
         match self {
-            Deed::PowerOff(site) => write!(f, "machine {site} loses power"),
-            Deed::PowerOn(site) => write!(f, "machine {site} gets power"),
-            Deed::Freeze(site) => write!(f, "machine {site} stands still"),
-            Deed::Suspend(site) => write!(f, "machine {site} is suspended"),
-            Deed::Thaw(site) => write!(f, "machine {site} goes on"),
+            Deed::PowerOff(site) => write!(f, "{site} loses power"),
+            Deed::PowerOn(site) => write!(f, "{site} gets power"),
+            Deed::Freeze(site) => write!(f, "{site} stands still"),
+            Deed::Suspend(site) => write!(f, "{site} is suspended"),
+            Deed::Thaw(site) => write!(f, "{site} goes on"),
             Deed::Cut(from, to) => write!(f, "nothing gets from {from} to {to}"),
             Deed::Mend(from, to) => write!(f, "link from {from} to {to} is well"),
-            Deed::Isolate(site) => write!(f, "machine {site} is cut off"),
-            Deed::Rejoin(site) => write!(f, "machine {site} is connected"),
+            Deed::Isolate(site) => write!(f, "{site} is cut off"),
+            Deed::Rejoin(site) => write!(f, "{site} is connected"),
             Deed::Slow(from, to, extra) => write!(f, "link from {from} to {to} is slow by {}", seconds(extra)),
-            Deed::ResetStreams(site) => write!(f, "streams of machine {site} break"),
+            Deed::ResetStreams(site) => write!(f, "streams of {site} break"),
             Deed::Weather(_) => f.write_str("the weather of the network changes"),
             Deed::KillMember { at, .. } => write!(f, "member on {at} is killed"),
             Deed::CrashMember { at, point, after, .. } => {
@@ -605,11 +605,11 @@ impl fmt::Display for Deed {
             Deed::Exit { at, code } => write!(f, "a container on {at} exits with {code}"),
             Deed::TransferLeader(Some(site)) => write!(f, "leadership is to move to {site}"),
             Deed::TransferLeader(None) => f.write_str("leadership is to move"),
-            Deed::AddMember(site) => write!(f, "a member is to be added on machine {site}"),
-            Deed::RemoveMember(site) => write!(f, "the member on machine {site} is to be removed"),
-            Deed::Leave(site) => write!(f, "node on machine {site} leaves"),
-            Deed::ConfirmDown(site) => write!(f, "operator confirms that machine {site} is off"),
-            Deed::Replay(site) => write!(f, "an old desired set arrives on machine {site} once more"),
+            Deed::AddMember(site) => write!(f, "a member is to be added on {site}"),
+            Deed::RemoveMember(site) => write!(f, "the member on {site} is to be removed"),
+            Deed::Leave(site) => write!(f, "node on {site} leaves"),
+            Deed::ConfirmDown(site) => write!(f, "operator confirms that {site} is off"),
+            Deed::Replay(site) => write!(f, "an old desired set arrives on {site} once more"),
             Deed::Ask { client, ask } => write!(f, "client {client} asks: {ask}"),
         }
     }
@@ -623,14 +623,14 @@ impl fmt::Display for Ask {
             Ask::Stop(name) => write!(f, "stop {name}"),
             Ask::Delete(name) => write!(f, "delete {name}"),
             Ask::Restart(name) => write!(f, "restart {name}"),
-            Ask::Move { name, to: Some(to) } => write!(f, "move {name} to n{to}"),
+            Ask::Move { name, to: Some(to) } => write!(f, "move {name} to n{}", to.0),
             Ask::Move { name, to: None } => write!(f, "move {name}"),
             Ask::Annotate { name, key, value } => write!(f, "annotate {name} {key}={value}"),
-            Ask::Cordon(site) => write!(f, "cordon n{site}"),
-            Ask::Uncordon(site) => write!(f, "uncordon n{site}"),
-            Ask::Drain(site) => write!(f, "drain n{site}"),
-            Ask::Return(site) => write!(f, "return n{site}"),
-            Ask::SetRole(site, role) => write!(f, "make n{site} {role}"),
+            Ask::Cordon(site) => write!(f, "cordon n{}", site.0),
+            Ask::Uncordon(site) => write!(f, "uncordon n{}", site.0),
+            Ask::Drain(site) => write!(f, "drain n{}", site.0),
+            Ask::Return(site) => write!(f, "return n{}", site.0),
+            Ask::SetRole(site, role) => write!(f, "make n{} {role}", site.0),
             Ask::SetProfile(profile) => write!(f, "set profile {}", profile.name()),
             Ask::ReleaseBrake => f.write_str("release the brake"),
             Ask::Read => f.write_str("read"),

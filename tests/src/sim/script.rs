@@ -73,9 +73,18 @@ impl Story {
                     .map(|kind| show(kind))
                     .collect::<Result<Vec<_>, _>>()
                     .map(|kinds| story.shown.extend(kinds)),
-                ["hide", ..] => Ok(story.hidden.push(line[5..].to_owned())),
-                ["some", ..] => Ok(story.claims.push((true, line[5..].to_owned()))),
-                ["never", ..] => Ok(story.claims.push((false, line[6..].to_owned()))),
+                ["hide", ..] => {
+                    story.hidden.push(line[5..].to_owned());
+                    Ok(())
+                }
+                ["some", ..] => {
+                    story.claims.push((true, line[5..].to_owned()));
+                    Ok(())
+                }
+                ["never", ..] => {
+                    story.claims.push((false, line[6..].to_owned()));
+                    Ok(())
+                }
                 ["until", time] => span(time).map(|time| story.until = time),
                 ["at", time, verb @ ..] => span(time).map(|time| {
                     story.steps.push((time, verb.iter().map(|word| (*word).to_owned()).collect()));
