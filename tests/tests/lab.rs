@@ -52,6 +52,7 @@ fn a_node_off_the_network_ends_its_containers_before_others_start_them() {
     tell("a_node_off_the_network_ends_its_containers_before_others_start_them", |lab| {
         let names = lab.run_on("node-1", "c", 8);
         let incarnation = lab.node("node-1").incarnation;
+        let registrations = lab.registrations("node-1");
         let cut = now_ns();
         lab.dev("cut", &["node-1"]);
         let back = lab.await_elsewhere(&names, "node-1", cut);
@@ -71,6 +72,7 @@ fn a_node_off_the_network_ends_its_containers_before_others_start_them() {
         assert!(lab.node("node-1").incarnation > incarnation);
         let more = lab.run_on("node-1", "after", 1);
         lab.assert_single_runner(&[names, more].concat());
+        assert_eq!(lab.registrations("node-1"), registrations + 1, "a healed link registers once");
     });
 }
 

@@ -13,7 +13,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::wire::agents_client::AgentsClient;
 use proto::wire::{self, from_agent, to_agent};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -24,6 +24,8 @@ const WELCOME_WITHIN: Duration = Duration::from_millis(1_000);
 /// A leader that owes an answer to a heartbeat for this long may be gone: the others are asked.
 const DOUBT_AFTER: Duration = Duration::from_millis(400);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A session that ends sooner was none: whatever ended it is likely to end the next one too.
+const SESSION_SHORT: Duration = Duration::from_millis(1_000);
 /// The last resort where heartbeats and session end at different machines.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_millis(1_000);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
@@ -92,6 +94,7 @@ enum Next {
 }
 
 async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inputs: mpsc::UnboundedSender<Input>) {
+    let mut pause = Pause::new();
     loop {
         match orders.recv().await {
             Some(Order::Seek) => {}
@@ -106,15 +109,28 @@ async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inpu
                 drop(order);
             }
             let _ = inputs.send(Input::LeaderConnected { member: session.member });
+            let welcome = Instant::now();
             let next = hold(&seeker, session, &mut orders, &inputs).await;
             let _ = inputs.send(Input::LeaderLost);
             match next {
                 Next::Move(other) => session = other,
-                Next::Seek => break,
+                Next::Seek => {
+                    sleep(rest(&mut pause, welcome.elapsed())).await;
+                    break;
+                }
                 Next::End => return,
             }
         }
     }
+}
+
+/// How long to wait before the next session is sought, by how long the last one `lasted`.
+fn rest(pause: &mut Pause, lasted: Duration) -> Duration {
+    if lasted < SESSION_SHORT {
+        return pause.next();
+    }
+    *pause = Pause::new();
+    Duration::ZERO
 }
 
 async fn hold(
@@ -123,7 +139,8 @@ async fn hold(
     orders: &mut mpsc::UnboundedReceiver<Order>,
     inputs: &mpsc::UnboundedSender<Input>,
 ) -> Next {
-    let mut look = interval(LOOK_EVERY);
+    // The welcome was a sign of life: what was owed before it, as after a cut that has healed, is no reason for doubt.
+    let mut look = interval_at(Instant::now() + DOUBT_AFTER, LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let others = seeker.seek_beside(session.address.clone());
     tokio::pin!(others);
@@ -189,7 +206,7 @@ impl Seeker {
         let mut said = String::new();
         loop {
             let asked = self.candidates.borrow().clone();
-            let why = match self.ask(asked).await {
+            let why = match self.ask(asked, None).await {
                 Ok(session) => return session,
                 Err(Some(error)) => crate::chain(&error),
                 Err(None) => "nobody leads".to_owned(),
@@ -204,24 +221,24 @@ impl Seeker {
         }
     }
 
-    /// The same among everybody but `address`, who already has a session.
+    /// The same among everybody but `address`, which already has a session.
     async fn seek_beside(&self, address: String) -> Box<Session> {
         loop {
-            let mut asked = self.candidates.borrow().clone();
-            asked.remove(&address);
-            if let Ok(session) = self.ask(asked).await
-                && session.address != address
-            {
+            let asked = self.candidates.borrow().clone();
+            if let Ok(session) = self.ask(asked, Some(&address)).await {
                 return session;
             }
             sleep(PAUSE_FIRST * 2).await;
         }
     }
 
-    /// Asks all at once, and whoever they hint at. `Err` with what stood in the way, a refusal before all else.
-    async fn ask(&self, candidates: BTreeSet<String>) -> Result<Box<Session>, Option<LinkError>> {
+    /// Asks all at once, and whoever they hint at; never `but`, where a second session would end the first. `Err` with
+    /// what stood in the way, a refusal before all else.
+    async fn ask(&self, candidates: BTreeSet<String>, but: Option<&String>) -> Result<Box<Session>, Option<LinkError>> {
         let mut asked = candidates;
-        let mut answers: FuturesUnordered<_> = asked.iter().map(|address| self.open(address.clone())).collect();
+        let others = asked.iter().filter(|address| Some(*address) != but);
+        let mut answers: FuturesUnordered<_> = others.map(|address| self.open(address.clone())).collect();
+        asked.extend(but.cloned());
         let mut last = None;
         while let Some(answer) = answers.next().await {
             match answer {
@@ -276,5 +293,27 @@ impl Seeker {
             Ok(answer) => answer,
             Err(_) => Err(LinkError::Silent { address }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_end_at_once_are_reopened_ever_more_slowly() {
+        let mut pause = Pause::new();
+        let lasted = Duration::from_millis(3);
+        let rests: Vec<u128> = (0..6).map(|_| rest(&mut pause, lasted).as_millis()).collect();
+        assert_eq!(rests, [50, 100, 200, 400, 800, 800]);
+    }
+
+    #[test]
+    fn session_that_lasted_is_sought_again_at_once_and_forgives_what_was_before() {
+        let mut pause = Pause::new();
+        rest(&mut pause, Duration::ZERO);
+        rest(&mut pause, Duration::ZERO);
+        assert_eq!(rest(&mut pause, SESSION_SHORT), Duration::ZERO);
+        assert_eq!(rest(&mut pause, Duration::ZERO), PAUSE_FIRST);
     }
 }

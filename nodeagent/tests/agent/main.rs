@@ -584,6 +584,27 @@ fn leader_that_falls_silent_behind_open_connections_is_left_for_another() {
 }
 
 #[test]
+fn leader_in_doubt_keeps_its_one_session_while_the_others_still_name_it() {
+    let shared = Shared::new(patient_terms());
+    let members: Vec<Member> = (1..=3).map(|id| Member::start(id, &shared, ANY)).collect();
+    agree(&shared, &members.iter().collect::<Vec<_>>());
+    let mut machine = Machine::new("doubt", &shared, &members.iter().collect::<Vec<_>>());
+    machine.start(&[]);
+    machine.until_registered(1);
+    until("the lease is held", || machine.status().is_some_and(|status| status.lease_left_ms > Some(0)));
+    let asked = {
+        let mut truth = shared.truth();
+        truth.mute = 1;
+        truth.asked_in_vain
+    };
+    // Three rounds through both others, one after the other: whatever the first two did has happened.
+    until("the others were asked", || shared.truth().asked_in_vain >= asked + 6);
+    assert_eq!(shared.truth().sessions, [1], "a second session would have ended the first");
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    assert_eq!(shared.truth().registrations.len(), 1);
+}
+
+#[test]
 fn node_asked_to_leave_stops_everything_says_so_and_is_gone() {
     let shared = Shared::new(patient_terms());
     let member = Member::start(1, &shared, ANY);

@@ -37,7 +37,10 @@ pub struct Truth {
     /// Every word about an epoch, as it came.
     pub reports: Vec<(u64, u64, Reported)>,
     pub heartbeats: Vec<Heartbeat>,
+    /// Members that welcomed the agent, in order.
     pub sessions: Vec<u64>,
+    /// How often a member that does not lead was asked for a session, and named who does.
+    pub asked_in_vain: u64,
     /// Member that leads; 0 for nobody.
     pub leader: u64,
     pub silent: bool,
@@ -66,6 +69,7 @@ impl Shared {
             reports: Vec::new(),
             heartbeats: Vec::new(),
             sessions: Vec::new(),
+            asked_in_vain: 0,
             leader: 1,
             silent: false,
             mute: 0,
@@ -157,6 +161,14 @@ impl Truth {
             specs: self.wanted.values().map(|(item, spec)| (item.spec, spec.clone())).collect(),
         };
         (&ToAgent::Desired(Arc::new(set))).into()
+    }
+
+    fn not_leader(&mut self) -> wire::NotLeader {
+        self.asked_in_vain += 1;
+        let addresses = self.membership.iter().flat_map(|membership| membership.addresses.iter());
+        let hint = addresses.clone().find(|(member, _)| member.0 == self.leader);
+        let peer_address = hint.map_or_else(String::new, |(_, address)| address.to_string());
+        wire::NotLeader { leader: self.leader, peer_address, api_address: String::new() }
     }
 
     fn hear(&mut self, said: ToLeader) -> Vec<wire::ToAgent> {
@@ -334,7 +346,7 @@ impl Agents for Service {
                 return;
             }
             if shared.truth().leader != id {
-                let not = wire::NotLeader { leader: 0, peer_address: String::new(), api_address: String::new() };
+                let not = shared.truth().not_leader();
                 let _ = down.send(say(to_agent::Message::NotLeader(not))).await;
                 return;
             }

@@ -181,6 +181,13 @@ impl Lab {
         })
     }
 
+    /// How often `node` ever registered.
+    #[track_caller]
+    pub fn registrations(&self, node: &str) -> usize {
+        let reply = self.ctl(&["events", "--node", node, "--kind", "node-registered"]);
+        reply["events"].as_array().unwrap_or_else(|| panic!("no events in {reply}")).len()
+    }
+
     /// What was ever said about nodes being fenced.
     #[track_caller]
     pub fn fencings(&self) -> Vec<String> {
