@@ -123,6 +123,8 @@ impl Runtime {
             last_ticket: 0,
             links: HashMap::new(),
             overdue: Vec::new(),
+            syncing: None,
+            gathered: Vec::new(),
         };
         let (end, ended) = oneshot::channel();
         let run = move || {
@@ -168,6 +170,10 @@ struct Task {
     links: HashMap<Link, Outlet>,
     /// What carrying out orders brought up; taken in before anything else.
     overdue: Vec<Input>,
+    /// The last write ordered, until it is durable.
+    syncing: Option<u64>,
+    /// Proposals that came meanwhile: they will be one append, not many small ones that wait for the disk all the same.
+    gathered: Vec<Letter>,
 }
 
 enum Waiting {
@@ -195,7 +201,14 @@ impl Task {
     fn turn(&mut self) -> Result<(), Over> {
         self.take_in()?;
         let now = clock::lease_clock();
-        if now >= self.next_tick {
+        let ticks = now >= self.next_tick;
+        // A majority does not need this disk: while it stands still, the log moves on from tick to tick.
+        if self.syncing.is_none() || ticks {
+            for letter in std::mem::take(&mut self.gathered) {
+                self.hand_over(letter)?;
+            }
+        }
+        if ticks {
             let (now, monotonic) = clock::lease_and_monotonic();
             self.replica.handle(now, Input::Tick { monotonic, wall: clock::wall() });
             self.next_tick = now + self.replica.tick_every();
@@ -223,8 +236,21 @@ impl Task {
         Ok(())
     }
 
+    /// Gathers proposals while the disk is busy; everything else goes to the mind at once.
     fn read(&mut self, letter: Letter) -> Result<(), Over> {
+        let waits = self.syncing.is_some() || !self.gathered.is_empty();
+        if waits && matches!(letter, Letter::Propose { .. }) {
+            self.gathered.push(letter);
+            return Ok(());
+        }
+        self.hand_over(letter)
+    }
+
+    fn hand_over(&mut self, letter: Letter) -> Result<(), Over> {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Letter::Fact(Input::Persisted { number }) = &letter {
+            self.syncing = self.syncing.filter(|last| last > number);
+        }
         let input = match letter {
             Letter::Fact(fact) => fact,
             Letter::Propose { request, command, reply } => {
@@ -315,7 +341,10 @@ impl Task {
     /// One order. A thread that has ended takes none; its end is noticed by itself.
     fn order(&mut self, effect: Effect) {
         match effect {
-            Effect::Persist(write) => drop(self.disk.send(disk::Job::Write(write))),
+            Effect::Persist(write) => {
+                self.syncing = Some(write.number);
+                drop(self.disk.send(disk::Job::Write(write)));
+            }
             Effect::Compact { through } => drop(self.disk.send(disk::Job::Compact { through })),
             Effect::Send { to, message } => {
                 if !self.peers.send(to, message) {
