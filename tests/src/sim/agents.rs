@@ -545,9 +545,7 @@ impl World {
                 GuardEffect::Overdue { .. } => {
                     *self.counts.transitions.entry("guard rebooted the machine").or_default() += 1;
                     self.power_off(site);
-                    self.after(3 * SECOND, Happening::Operator);
-                    self.operator.power_on(site);
-                    return;
+                    return self.after(3 * SECOND, Happening::Booted { site });
                 }
                 GuardEffect::Show(slot) => self.show_slot(id, slot),
                 GuardEffect::Wake { at } => {

@@ -1,6 +1,6 @@
 //! Clients and the operator: they ask, wait, follow hints, and ask again with the same request id through another member.
 //! In: asks of the schedule, answers, their own timeouts. Out: questions to members; facts for the oracles.
-//! The operator works off procedures of several steps: replacing a member, adding one, switching machines on.
+//! The operator works off procedures of several steps: replacing a member, adding one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -70,7 +70,6 @@ pub(crate) enum Step {
     Add(Site),
     Learn(MemberId),
     Promote(MemberId),
-    PowerOn(Site),
 }
 
 /// The operator is the client after the last.
@@ -104,10 +103,6 @@ impl Operator {
             self.steps.push_back(Step::Remove(member));
             self.steps.push_back(Step::Forget(member));
         }
-    }
-
-    pub(crate) fn power_on(&mut self, site: Site) {
-        self.steps.push_front(Step::PowerOn(site));
     }
 
     pub(crate) fn queue(&mut self, step: Step) {
@@ -351,10 +346,6 @@ impl World {
             }
             Step::Learn(id) if !known(id) => Some(Wish::Change(Change::AddLearner(*id))),
             Step::Promote(id) if !membership.votes(*id) => Some(Wish::Change(Change::Promote(*id))),
-            Step::PowerOn(site) => {
-                self.power_on(*site);
-                None
-            }
             _ => None,
         };
         match wish {

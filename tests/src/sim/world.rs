@@ -184,6 +184,10 @@ pub enum Happening {
     SwitchOn {
         node: NodeId,
     },
+    /// A machine that rebooted itself is back.
+    Booted {
+        site: Site,
+    },
     Operator,
 }
 
@@ -505,6 +509,10 @@ impl World {
             Happening::SessionEnds { link, end } => self.session_ends(link, end),
             Happening::Switch { member, life, node, incarnation } => self.switch_off(member, life, node, incarnation),
             Happening::SwitchOn { node } => self.switch_on(node),
+            Happening::Booted { site } => {
+                self.counts.handled += 1;
+                self.power_on(site);
+            }
             Happening::Operator => {
                 self.counts.handled += 1;
                 self.operate();
@@ -534,6 +542,7 @@ impl World {
             | Happening::SessionEnds { .. }
             | Happening::Switch { .. }
             | Happening::SwitchOn { .. }
+            | Happening::Booted { .. }
             | Happening::Operator => None,
         }
     }
@@ -616,6 +625,7 @@ impl Happening {
             Happening::StartGuard { .. } => 11,
             Happening::SessionEnds { .. } => 12,
             Happening::Operator => 13,
+            Happening::Booted { .. } => 15,
             Happening::Switch { node, .. } | Happening::SwitchOn { node } => 14 ^ (node.0 << 4),
         }
     }
