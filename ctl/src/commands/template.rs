@@ -18,7 +18,7 @@ pub enum Template {
         /// For people
         #[arg(long, default_value = "", hide_default_value = true)]
         version: String,
-        /// What its content hashes to, as sha256:… [default: not checked]
+        /// What its content hashes to, as sha256:…; kept for people, the content is not compared with it
         #[arg(long, default_value = "", hide_default_value = true)]
         digest: String,
         #[arg(long, value_enum, default_value = "os")]
