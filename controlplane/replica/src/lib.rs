@@ -35,7 +35,7 @@ pub use crate::leadership::{NodeView, Transition};
 pub use crate::leases::Leases;
 pub use crate::log::{Meaning, Tail};
 use crate::machine::Machine;
-use crate::membership::Changing;
+use crate::membership::{Changing, Transfer};
 pub use crate::message::{NodeAge, PeerMessage, RaftMessage};
 use crate::peers::LostLog;
 use crate::proposals::{Origin, Proposal};
@@ -59,7 +59,7 @@ pub struct Replica {
     open: BTreeMap<u64, Origin>,
     reads: Reads,
     changing: Option<Changing>,
-    transfer: Option<Ticket>,
+    transfer: Option<Transfer>,
     /// Writes that are not durable yet, by number: when they were ordered.
     writing: BTreeMap<u64, Moment>,
     /// When leadership was last handed on because of the disk.
@@ -343,8 +343,8 @@ impl Replica {
         if let Some(changing) = self.changing.take() {
             self.answer(changing.ticket, Answer::Failed(ProposeError::Lost));
         }
-        if let Some(ticket) = self.transfer.take() {
-            self.answer(ticket, Answer::Done);
+        if let Some(transfer) = self.transfer.take() {
+            self.answer(transfer.ticket, Answer::Done);
         }
     }
 
@@ -366,7 +366,7 @@ impl Replica {
         let tickets: Vec<Ticket> = clients
             .chain(self.reads.abandon())
             .chain(self.changing.take().map(|changing| changing.ticket))
-            .chain(self.transfer.take())
+            .chain(self.transfer.take().map(|transfer| transfer.ticket))
             .collect();
         for ticket in tickets {
             self.answer(ticket, Answer::Failed(ProposeError::Lost));

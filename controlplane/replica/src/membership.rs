@@ -2,7 +2,7 @@
 //! In: wishes of operators. Out: configuration entries, transfers, and clear words when it is not the time.
 //! Source: safety.md, "Quorum leases" 11.
 
-use cluster::MemberId;
+use cluster::{MemberId, Moment, Span};
 
 use crate::codec::{MembershipChange, Step};
 use crate::raft::Role;
@@ -10,6 +10,15 @@ use crate::{Answer, Change, Level, ProposeError, Replica, Ticket};
 
 /// Entries a voter may lag behind during a change: what a heartbeat's time of writes leaves under way.
 const LAG_MAX: u64 = 2_000;
+
+/// How long a transfer is tried. Proposals are refused meanwhile, so it is short.
+const TRANSFER_WITHIN: Span = Span::millis(600);
+
+pub struct Transfer {
+    pub ticket: Ticket,
+    to: MemberId,
+    until: Moment,
+}
 
 pub struct Changing {
     pub ticket: Ticket,
@@ -118,7 +127,7 @@ impl Replica {
             }
             Some(to) => {
                 self.consensus.transfer_leader(to);
-                self.transfer = Some(ticket);
+                self.transfer = Some(Transfer { ticket, to, until: self.now + TRANSFER_WITHIN });
             }
             None => self.answer(ticket, refused("there is no other voter".to_owned())),
         }
@@ -141,15 +150,19 @@ impl Replica {
         }
     }
 
-    /// Raft gives up a transfer after an election timeout, without a word.
+    /// Raft gives up a transfer after an election timeout, without a word: a busy machine gets another chance.
     pub(crate) fn transfer_progress(&mut self) {
-        if self.leading
-            && !self.consensus.transferring()
-            && let Some(ticket) = self.transfer.take()
-        {
-            let why = "it did not take over in time; this member still leads".to_owned();
-            self.answer(ticket, Answer::Failed(ProposeError::Refused(why)));
+        if !self.leading || self.consensus.transferring() {
+            return;
         }
+        let Some(Transfer { ticket, to, until }) = self.transfer.take() else { return };
+        if self.now < until && self.consensus.is_caught_up(to, LAG_MAX) {
+            self.consensus.transfer_leader(to);
+            self.transfer = Some(Transfer { ticket, to, until });
+            return;
+        }
+        let why = "it did not take over in time; this member still leads".to_owned();
+        self.answer(ticket, Answer::Failed(ProposeError::Refused(why)));
     }
 
     pub(crate) fn answer_reads(&mut self) {

@@ -177,7 +177,8 @@ impl Truth {
                 self.revision += 1;
                 self.incarnation = self.revision;
                 // A new incarnation holds no assignment.
-                self.wanted.clear();
+                // As the real state: what was to keep running belongs to the new incarnation, the rest is displaced.
+                self.wanted.retain(|_, (item, _)| item.on_quorum_loss == OnQuorumLoss::Keep);
                 self.registrations.push(*registration);
                 let registered = ToAgent::Registered {
                     generation: Generation(1),
