@@ -340,7 +340,7 @@ fn older_data_is_not_voted_with(name: &str, folder: &str) {
 }
 
 fn older_data_is_noticed_by_its_leader(name: &str, folder: &str) -> bool {
-    let mut cluster = Cluster::start(name, 3, "default");
+    let mut cluster = Cluster::start(name, 3, "fast");
     cluster.furnish();
     cluster.create("ledger", json!({}));
     annotate(&cluster, 0, 1);

@@ -185,16 +185,20 @@ impl Silence {
         }
     }
 
-    /// Whether a majority of the voters began with a log less than `grace` ago: the whole cluster has just started
-    /// *(b13)*. What has not been heard of counts as such.
+    /// Whether the whole cluster has just started *(b13)*: a majority of the voters began with a log less than `grace`
+    /// ago, and none that was heard of has been up for longer. Members restarted one after another are no such start:
+    /// one that stayed up saw the nodes all the while.
     pub fn whole_cluster_started(&self, desk: &Desk<'_>, grace: Span) -> bool {
-        desk.tail.newest_membership().majority(|member| {
+        let just_started = |member: MemberId| {
             if member == desk.me {
-                return desk.cold.is_some_and(|up_for| up_for < grace);
+                return Some(desk.cold.is_some_and(|up_for| up_for < grace));
             }
-            let young = |up_for: Span, said: Moment| up_for + desk.now.since(said) < grace;
-            self.starts.get(&member).is_some_and(|(cold, up_for, said)| *cold && young(*up_for, *said))
-        })
+            let (cold, up_for, said) = self.starts.get(&member)?;
+            Some(*cold && *up_for + desk.now.since(*said) < grace)
+        };
+        let membership = desk.tail.newest_membership();
+        let stayed_up = membership.all_voters().into_iter().any(|member| just_started(member) == Some(false));
+        !stayed_up && membership.majority(|member| just_started(member) == Some(true))
     }
 
     /// The voter that heard best a node which a majority hears and we have not for two leases.
