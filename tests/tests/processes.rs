@@ -331,9 +331,10 @@ fn data_folder_of_another_cluster_is_refused() {
 
 /// A follower is stopped, `folder` of its data is put back as it was before a few more writes, and it is started again: it
 /// takes no part, says so, and comes back under another id.
-#[track_caller]
+///
 /// Only the leader that was told of the newer data knows of it: where a busy machine elected another meanwhile, the
 /// story is told again.
+#[track_caller]
 fn older_data_is_not_voted_with(name: &str, folder: &str) {
     let told = (0..3).any(|_| older_data_is_noticed_by_its_leader(name, folder));
     assert!(told, "leadership moved in each of three attempts");
@@ -352,8 +353,12 @@ fn older_data_is_noticed_by_its_leader(name: &str, folder: &str) -> bool {
     let backup = cluster.path().join("backup");
     copy(&data, &backup);
     cluster.members[victim].start(&[]);
-    let last = (2..20).map(|value| annotate(&cluster, leader, value)).max().expect("some");
-    until_so("it has all", || cluster.members[victim].revision() >= last);
+    // One by one: what it catches up with in one go is one group, and that one the guard carries, so nothing would be
+    // missing.
+    for value in 2..6 {
+        let revision = annotate(&cluster, leader, value);
+        until_so("it has all", || cluster.members[victim].revision() >= revision);
+    }
     cluster.members[victim].kill();
     std::fs::remove_dir_all(&data).expect("removed");
     copy(&backup, &data);
