@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cluster::apply::Done;
 use cluster::{Member, MemberId, Membership, Profile, State};
-use proto::convert::request::{self, add_member};
+use proto::convert::request::{self, Mutation, add_member, said_as};
 use proto::convert::view;
 use proto::v1::cluster_service_server::ClusterService;
 use proto::{Problem, v1};
@@ -65,7 +65,7 @@ impl ClusterService for ClusterDoor {
         self.0
             .led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
                 let applied = super::door::change(&seated.handle, id, asked).await?;
-                applied.outcome.map_err(|refusal| error::refused::<v1::UpdateSettingsRequest>(&refusal))?;
+                applied.outcome.map_err(|refusal| error::refused(&refusal, v1::UpdateSettingsRequest::path_of))?;
                 let view = seated.handle.view();
                 let state = view.state.as_ref().ok_or(Failure::Moved)?;
                 let settings = Some(view::settings(state.settings()));
@@ -263,7 +263,7 @@ async fn admit(seated: &Seated, asked: v1::AddMemberRequest) -> Result<v1::AddMe
     let member = match applied.outcome {
         Ok(Done::Member(member)) => member,
         Ok(_) => return Err(wrong_answer()),
-        Err(refusal) => return Err(Failure::Final(error::rejected(&refusal))),
+        Err(refusal) => return Err(Failure::Final(error::refused(&refusal, said_as))),
     };
     let view = seated.handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;

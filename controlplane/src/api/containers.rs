@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cluster::apply::Done;
 use cluster::{ContainerId, Revision};
 use prost::Message;
-use proto::convert::request::{self, Mutation};
+use proto::convert::request::{self, Mutation, Paths};
 use proto::convert::view;
 use proto::v1::container_service_client::ContainerServiceClient;
 use proto::v1::container_service_server::ContainerService;
@@ -248,12 +248,7 @@ where
         {
             open -= 1;
             let result = &mut results[number as usize];
-            *result = item_result(std::mem::take(&mut result.request_id), answer);
-            if let Some(problem) = &mut result.problem
-                && !problem.field.is_empty()
-            {
-                problem.field = I::path_of(&problem.field);
-            }
+            *result = item_result(std::mem::take(&mut result.request_id), I::path_of, answer);
         }
         Ok::<R, Failure>(answer(results))
     })
@@ -267,21 +262,22 @@ async fn submit(
     out: mpsc::Sender<Result<v1::SubmitReply, Status>>,
 ) {
     let (answers, mut arriving) = mpsc::unbounded_channel();
-    let mut open: std::collections::HashMap<u64, String> = std::collections::HashMap::new();
+    let mut open: std::collections::HashMap<u64, (String, Paths)> = std::collections::HashMap::new();
     let (mut number, mut done) = (0_u64, false);
     while !done || !open.is_empty() {
         let result = tokio::select! {
             biased;
             Some((number, answer)) = arriving.recv(), if !open.is_empty() => {
-                item_result(open.remove(&number).unwrap_or_default(), answer)
+                let (request_id, paths) = open.remove(&number).expect("an answer comes once, to an item that was sent");
+                item_result(request_id, paths, answer)
             }
             item = incoming.next(), if !done && open.len() < UNDER_WAY => match item {
                 Some(Ok(item)) => {
-                    let request_id = item.request_id().to_owned();
+                    let (request_id, paths) = (item.request_id().to_owned(), item.paths());
                     number += 1;
                     match send(handle, item, &answers, number).await {
                         Ok(()) => {
-                            open.insert(number, request_id);
+                            open.insert(number, (request_id, paths));
                             continue;
                         }
                         Err(problem) => v1::ItemResult { request_id, problem: Some(problem.into()), ..v1::ItemResult::default() },
@@ -343,7 +339,7 @@ fn item_failed(error: &ProposeError) -> Problem {
     }
 }
 
-fn item_result(request_id: String, answer: Answer) -> v1::ItemResult {
+fn item_result(request_id: String, paths: Paths, answer: Answer) -> v1::ItemResult {
     let mut result = v1::ItemResult { request_id, ..v1::ItemResult::default() };
     match applied(answer) {
         Ok(applied) => {
@@ -352,7 +348,7 @@ fn item_result(request_id: String, answer: Answer) -> v1::ItemResult {
                 Ok(done) => result.container = container_of(&done),
                 Err(refusal) => {
                     result.revision = 0;
-                    result.problem = Some(error::rejected(&refusal).into());
+                    result.problem = Some(error::refused(&refusal, paths).into());
                 }
             }
         }

@@ -151,11 +151,12 @@ impl Door {
         let manners = Manners::of(call.metadata());
         let request = call.into_inner();
         let id = id_of(&request).map_err(status)?;
+        let paths = request.paths();
         self.led(manners, path, id.is_some(), request, move |seated, request: Q| async move {
             let applied = change(&seated.handle, id, request).await?;
             match applied.outcome {
                 Ok(done) => Ok(answer(done, applied.revision)),
-                Err(refusal) => Err(Failure::Final(error::refused::<Q>(&refusal))),
+                Err(refusal) => Err(Failure::Final(error::refused(&refusal, paths))),
             }
         })
         .await

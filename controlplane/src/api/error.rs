@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cluster::{Member, Rejected};
 use proto::Problem;
-use proto::convert::request::Mutation;
+use proto::convert::request::Paths;
 use replica::ProposeError;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -47,10 +47,10 @@ pub fn rejected(rejected: &Rejected) -> Problem {
 }
 
 /// The same, of a request: the field at fault by its path there.
-pub fn refused<Q: Mutation>(refusal: &Rejected) -> Problem {
+pub fn refused(refusal: &Rejected, paths: Paths) -> Problem {
     let problem = rejected(refusal);
     match refusal.field() {
-        Some(field) => problem.at(Q::path_of(field)),
+        Some(field) => problem.at(paths(field)),
         None => problem,
     }
 }

@@ -26,16 +26,37 @@ pub trait Mutation {
 
     fn request_id(&self) -> &str;
 
-    /// The path in the request of what `apply` calls `field`: the model has spans where messages have milliseconds.
+    /// The path in the request of what `apply` calls `field`.
     fn path_of(field: &str) -> String {
-        const SPANS: [&str; 4] = ["boot_grace", "handover_budget", "restart.period", "stop_grace"];
-        let unit = if SPANS.contains(&field) { "_ms" } else { "" };
         let below = if Self::OBJECT.is_empty() { "" } else { "." };
-        format!("{}{below}{field}{unit}", Self::OBJECT)
+        format!("{}{below}{}", Self::OBJECT, said_as(field))
+    }
+
+    /// The same of this request: one that is a choice of several knows which was made.
+    fn paths(&self) -> Paths {
+        Self::path_of
     }
 
     /// The command, with names looked up in `state`. Whether it may be carried out is for `apply` to say.
     fn command(self, state: &State) -> Result<Command>;
+}
+
+/// From the model's fields to paths in one kind of request.
+pub type Paths = fn(&str) -> String;
+
+/// What messages call a field of the model: it has spans where they have milliseconds, and is flatter than they are.
+pub fn said_as(field: &str) -> String {
+    match field {
+        "api_address" => "address.api",
+        "boot_grace" => "boot_grace_ms",
+        "handover_budget" => "handover_budget_ms",
+        "kind.directory.path" => "directory.path",
+        "peer_address" => "address.peer",
+        "restart.period" => "restart.period_ms",
+        "stop_grace" => "stop_grace_ms",
+        same => same,
+    }
+    .to_owned()
 }
 
 /// The two things a member proposes for a mutating request.
@@ -283,11 +304,16 @@ fn restart_policy(policy: v1::RestartPolicy) -> Result<RestartPolicy> {
     })
 }
 
-/// Requests whose command is made of little: who asks, and one expression.
+/// Requests whose command is made of little: who asks, and one expression. Before it stands the object it is about, or
+/// how its fields are called where that is not as everywhere.
 macro_rules! mutations {
-    ($($request:ident $($object:literal)?, $said:ident, $state:ident => $command:expr;)+) => {$(
+    ($($request:ident $($object:literal)? $([$paths:expr])?, $said:ident, $state:ident => $command:expr;)+) => {$(
         impl Mutation for v1::$request {
             $(const OBJECT: &'static str = $object;)?
+
+            $(fn path_of(field: &str) -> String {
+                $paths(field)
+            })?
 
             fn request_id(&self) -> &str {
                 &self.request_id
@@ -303,6 +329,11 @@ macro_rules! mutations {
 
 fn intent(state: &State, reference: &str, intent: IntentOrder) -> Result<Command> {
     Ok(Command::SetNodeIntent { node: node(state, "node", reference)?.id, intent })
+}
+
+/// What is refused about annotations is refused about those that would be set.
+fn annotate_path(field: &str) -> String {
+    if field == "annotations" { "set".to_owned() } else { said_as(field) }
 }
 
 fn desired(state: &State, reference: &str, desired: Desired) -> Result<Command> {
@@ -340,7 +371,7 @@ mutations! {
             target => Some(node(state, "node", target)?.id),
         },
     });
-    AnnotateContainerRequest, said, state => Ok(Command::AnnotateContainer {
+    AnnotateContainerRequest [annotate_path], said, state => Ok(Command::AnnotateContainer {
         container: container(state, "container", &said.container)?.id,
         changes: annotations(said.set, said.remove)?,
     });
@@ -371,6 +402,20 @@ impl Mutation for v1::SubmitRequest {
             Some(Change::Delete(change)) => change.request_id(),
             Some(Change::Annotate(change)) => change.request_id(),
             None => "",
+        }
+    }
+
+    fn paths(&self) -> Paths {
+        use v1::submit_request::Change;
+        match &self.change {
+            Some(Change::Create(_)) => |field| format!("create.{}", v1::CreateContainerRequest::path_of(field)),
+            Some(Change::Start(_)) => |field| format!("start.{}", v1::StartContainerRequest::path_of(field)),
+            Some(Change::Stop(_)) => |field| format!("stop.{}", v1::StopContainerRequest::path_of(field)),
+            Some(Change::Restart(_)) => |field| format!("restart.{}", v1::RestartContainerRequest::path_of(field)),
+            Some(Change::Move(_)) => |field| format!("move.{}", v1::MoveContainerRequest::path_of(field)),
+            Some(Change::Delete(_)) => |field| format!("delete.{}", v1::DeleteContainerRequest::path_of(field)),
+            Some(Change::Annotate(_)) => |field| format!("annotate.{}", v1::AnnotateContainerRequest::path_of(field)),
+            None => Self::path_of,
         }
     }
 

@@ -135,6 +135,13 @@ fn what_apply_refuses_is_named_as_in_the_request() {
     assert_eq!(v1::CreateContainerRequest::path_of("stop_grace"), "spec.stop_grace_ms");
     assert_eq!(v1::RegisterTemplateRequest::path_of("digest"), "template.digest");
     assert_eq!(v1::UpdateSettingsRequest::path_of("boot_grace"), "boot_grace_ms");
+    assert_eq!(v1::AnnotateContainerRequest::path_of("annotations"), "set");
+    assert_eq!(v1::RegisterStorageRequest::path_of("kind.directory.path"), "storage.directory.path");
+    let submitted = |change| v1::SubmitRequest { change: Some(change) }.paths();
+    let create = submitted(v1::submit_request::Change::Create(v1::CreateContainerRequest::default()));
+    assert_eq!(create("stop_grace"), "create.spec.stop_grace_ms");
+    let annotate = submitted(v1::submit_request::Change::Annotate(v1::AnnotateContainerRequest::default()));
+    assert_eq!(annotate("annotations"), "annotate.set");
 }
 
 #[test]
