@@ -34,12 +34,15 @@ enum What {
     },
     /// Committed writes a second over the API of three members
     Writes {
-        /// Each with one write under way
+        /// Each with one write under way, or --window of them
         #[arg(long, default_value_t = 64)]
         clients: usize,
         /// By Submit instead of one call for each
         #[arg(long)]
         stream: bool,
+        /// Writes that each client of a stream has under way
+        #[arg(long, default_value_t = 1, requires = "stream", value_parser = clap::value_parser!(u8).range(1..=128))]
+        window: u8,
         #[arg(long, default_value_t = 10)]
         seconds: u64,
         /// Engine of the members' stores: sled or file
@@ -86,10 +89,11 @@ fn measured(cli: &Cli) -> Result<Figure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     match &cli.what {
         What::Failover { cuts, profile } => failover::measure(&dir, *cuts, profile),
-        What::Writes { clients, stream, seconds, store } => {
+        What::Writes { clients, stream, window, seconds, store } => {
             let options = writes::Options {
                 clients: (*clients).max(1),
                 streaming: *stream,
+                window: usize::from(*window),
                 seconds: (*seconds).max(1),
                 store: store.clone(),
             };

@@ -30,9 +30,11 @@ const STREAMS: usize = 4;
 const WARM_UP: Duration = Duration::from_secs(2);
 
 pub struct Options {
-    /// Each with one write under way: calls of their own, or items of one of at most four streams.
+    /// Each calls with one write under way, or submits to one of at most four streams with `window` of them.
     pub clients: usize,
     pub streaming: bool,
+    /// Writes that each client of a stream has under way; a session remembers no more than 128.
+    pub window: usize,
     pub seconds: u64,
     /// Engine of the members' stores: `sled` or `file`.
     pub store: String,
@@ -63,7 +65,11 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
     let (p50, p99) = (sample.quantile_ms(0.5), sample.quantile_ms(0.99));
     // What a machine without other work would be limited by, whatever else this one does meanwhile.
     let each = (cpu.leader + 2.0 * cpu.follower + cpu.own) * 1e6 / rate;
-    let mode = if options.streaming { "streaming" } else { "unary" };
+    let mode = match (options.streaming, options.window) {
+        (false, _) => "unary".to_owned(),
+        (true, 1) => "streaming".to_owned(),
+        (true, window) => format!("streaming with {window} under way each"),
+    };
     let text = format!(
         "{rate:.0} writes/s committed, p50 {p50:.1} ms, p99 {p99:.1} ms; {} clients, {mode}, {} of {BYTES} bytes in \
          {:.1} s, store {}; cores used: leader {:.2}, followers {:.2} each, load {:.2}; {each:.0} µs of processor a write in all",
@@ -76,7 +82,8 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
         cpu.own,
     );
     let json = json!({
-        "figure": "writes", "clients": options.clients, "mode": mode, "store": options.store, "bytes": BYTES,
+        "figure": "writes", "clients": options.clients, "mode": mode, "window": options.window,
+        "store": options.store, "bytes": BYTES,
         "writes": sample.len(), "seconds": took.as_secs_f64(), "per_second": rate, "p50_ms": p50, "p99_ms": p99,
         "leader_cores": cpu.leader, "follower_cores": cpu.follower, "load_cores": cpu.own, "cpu_us_per_write": each,
     });
@@ -96,9 +103,9 @@ async fn load(api: String, options: &Options, cluster: &Members) -> Result<(Samp
     if options.streaming {
         let streams = STREAMS.min(options.clients);
         for number in 0..streams {
-            let under_way = options.clients / streams + usize::from(number < options.clients % streams);
+            let clients_here = options.clients / streams + usize::from(number < options.clients % streams);
             let client = ContainerServiceClient::new(members::connect(&api).await?);
-            clients.spawn_local(stream(client, number, under_way, Rc::clone(&phase)));
+            clients.spawn_local(stream(client, number, clients_here, options.window, Rc::clone(&phase)));
         }
     } else {
         let mut channel = members::connect(&api).await?;
@@ -158,39 +165,41 @@ async fn unary(mut client: ContainerServiceClient<Channel>, number: usize, phase
     Ok(sample)
 }
 
-/// One stream that carries `clients`, each with one item under way and a session of its own.
+/// One stream that carries `clients`, each with `window` items under way and a session of its own.
 async fn stream(
     mut client: ContainerServiceClient<Channel>,
     number: usize,
     clients: usize,
+    window: usize,
     phase: Rc<Cell<Phase>>,
 ) -> Result<Sample> {
     let (items, outgoing) = mpsc::unbounded_channel();
-    // What is under way, by request id: whose it is, its sequence, when it was sent.
-    let mut under_way: HashMap<String, (usize, u64, Instant)> = HashMap::with_capacity(clients);
-    let sessions: Vec<Uuid> = (0..clients).map(|_| Uuid::now_v7()).collect();
-    let send = |under_way: &mut HashMap<_, _>, client: usize, sequence: u64| {
-        let change = change(&sessions[client], sequence, number + client * STREAMS);
-        under_way.insert(change.request_id.clone(), (client, sequence, Instant::now()));
+    // What is under way, by request id: whose it is, when it was sent.
+    let mut under_way: HashMap<String, (usize, Instant)> = HashMap::with_capacity(clients * window);
+    let mut sessions: Vec<(Uuid, u64)> = (0..clients).map(|_| (Uuid::now_v7(), 0)).collect();
+    let mut send = |under_way: &mut HashMap<_, _>, client: usize| {
+        let (session, sequence) = (sessions[client].0, sessions[client].1);
+        sessions[client].1 += 1;
+        let change = change(&session, sequence, number + client * STREAMS);
+        under_way.insert(change.request_id.clone(), (client, Instant::now()));
         let item = v1::SubmitRequest { change: Some(v1::submit_request::Change::Annotate(change)) };
         items.send(item).context("the stream of items ended")
     };
-    for client in 0..clients {
-        send(&mut under_way, client, 0)?;
+    for client in (0..clients).cycle().take(clients * window) {
+        send(&mut under_way, client)?;
     }
     let mut sample = Sample::default();
     let mut results = client.submit(UnboundedReceiverStream::new(outgoing)).await?.into_inner();
     loop {
         let result = results.message().await?.and_then(|reply| reply.result).context("the stream of results ended")?;
         ensure!(result.problem.is_none(), "a write failed: {:?}", result.problem);
-        let (client, sequence, sent) =
-            under_way.remove(&result.request_id).context("a result of no item that is under way")?;
+        let (client, sent) = under_way.remove(&result.request_id).context("a result of no item that is under way")?;
         match phase.get() {
             Phase::WarmUp => {}
             Phase::Measured => sample.add(sent.elapsed()),
             Phase::Over => return Ok(sample),
         }
-        send(&mut under_way, client, sequence + 1)?;
+        send(&mut under_way, client)?;
     }
 }
 
