@@ -212,6 +212,7 @@ impl Driven {
         let mut environment: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
         environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         let ours = [
+            ("QUORATE_BOOT", self.boot.to_string()),
             ("QUORATE_CONTAINER", spec.name.to_string()),
             ("QUORATE_CONTAINER_ID", order.key.0.0.to_string()),
             ("QUORATE_EPOCH", order.key.1.0.to_string()),
