@@ -167,9 +167,9 @@ impl Replica {
 
     pub(crate) fn answer_reads(&mut self) {
         let ready = self.reads.ready(self.machine.applied());
-        let Some(state) = self.machine.state().cloned().filter(|_| !ready.is_empty()) else { return };
         for ticket in ready {
-            self.answer(ticket, Answer::State(Box::new(state.clone())));
+            let Some(state) = self.machine.state().cloned() else { return };
+            self.answer(ticket, Answer::State(Box::new(state)));
         }
     }
 }

@@ -208,7 +208,7 @@ impl World {
                 self.agent_input(id, Input::Found { ask, workloads });
             }
             ToNode::Happened { container, epoch, what } => {
-                self.agent_input(id, Input::Happened { container, epoch, what });
+                self.agent_input(id, Input::Happened { container, epoch, what: *what });
             }
         }
     }
@@ -284,7 +284,7 @@ impl World {
                 if latched || failing || node.works.contains_key(&(container, epoch)) {
                     let reason = if failing { "the runtime does not work" } else { "the guard does not take it" };
                     let what = Happened::StartFailed { reason: reason.into() };
-                    let happened = ToNode::Happened { container, epoch, what };
+                    let happened = ToNode::Happened { container, epoch, what: Box::new(what) };
                     return self.after(MS, Happening::Node { node: id, life, what: happened });
                 }
                 node.works.insert((container, epoch), Work { incarnation, policy, phase: WorkPhase::Starting });
@@ -599,7 +599,7 @@ impl World {
         let tell = |container, epoch, what| Happening::Node {
             node: id,
             life,
-            what: ToNode::Happened { container, epoch, what },
+            what: ToNode::Happened { container, epoch, what: Box::new(what) },
         };
         match act {
             Act::Claim { container, epoch } => {
@@ -682,7 +682,7 @@ impl World {
         let standing = self.machines[&site].standing(now);
         self.checks.ends(now, container, epoch, id, Some(standing));
         self.note_run(id, container, epoch, "exits");
-        let what = Happened::Exited { exit: cluster::Exit::Code(code) };
+        let what = Box::new(Happened::Exited { exit: cluster::Exit::Code(code) });
         self.after(MS, Happening::Node { node: id, life, what: ToNode::Happened { container, epoch, what } });
         true
     }

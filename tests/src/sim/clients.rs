@@ -187,7 +187,7 @@ impl World {
                     return self.late_answer(client, &answer);
                 };
                 // Whatever attempt it answers: an outcome is an outcome.
-                match answer {
+                match *answer {
                     Answered::Applied { revision, outcome } => {
                         let Wish::Propose { sequence, .. } = open.wish else { return };
                         let request = RequestId { session: session_of(client), sequence };

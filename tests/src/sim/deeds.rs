@@ -35,6 +35,8 @@ pub struct Layout {
     pub boot_grace_ms: u64,
     pub brake_quiet_ms: u64,
     pub clients: u32,
+    /// A member's timer fires after so many of the ticks it asked for: a busy machine is late. 1 or more.
+    pub tick_stretch: u64,
     /// Every node has a power switch that the members can ask: class F3.
     pub power_switch: bool,
 }
@@ -294,6 +296,7 @@ impl Layout {
             boot_grace_ms: *chance.pick(&[0, 5_000]),
             brake_quiet_ms: 8_000,
             clients: chance.within(1..=3) as u32,
+            tick_stretch: *chance.pick(&[1, 2, 4, 4]),
             power_switch: swarm.switch,
         }
     }

@@ -72,6 +72,8 @@ pub struct Member {
 pub struct MemberProcess {
     pub replica: Replica,
     pub turn_due: bool,
+    /// The revision and hash of the state the oracles have seen.
+    pub shown: Option<(cluster::Revision, cluster::StateHash)>,
     pub led: Option<u64>,
     pub tickets: BTreeMap<Ticket, Asker>,
     pub next_ticket: u64,

@@ -13,7 +13,7 @@ use crate::sim::clock::{MS, SECOND};
 use crate::sim::deeds::CrashPoint;
 use crate::sim::host::{Asker, MemberProcess, Mirror, Mirrored};
 use crate::sim::transcript::{Line, Show};
-use crate::sim::world::{Answered, End, Happening, Mail, ToClient, ToMember, ToNode, Wish, World};
+use crate::sim::world::{Answered, Built, End, Happening, Mail, Shipment, ToClient, ToMember, ToNode, Wish, World};
 
 /// From an input to the turn that answers it: what a busy event loop takes.
 const TURN_AFTER: u64 = MS / 10;
@@ -62,6 +62,7 @@ impl World {
         member.process = Some(MemberProcess {
             replica,
             turn_due: false,
+            shown: None,
             led: None,
             tickets: Default::default(),
             next_ticket: 1,
@@ -137,13 +138,20 @@ impl World {
             ToMember::Tick => {
                 let clock = self.machines[&self.member_site(id)].clock;
                 let (monotonic, wall) = (clock.monotonic(self.now), self.wall());
-                self.input(id, Input::Tick { monotonic, wall });
+                let idle = self.process(id).is_some_and(|process| !process.turn_due);
+                self.hand(id, Input::Tick { monotonic, wall });
                 let every = self.process(id).map(|process| process.replica.tick_every()).unwrap_or_default();
-                self.after(clock.length(every), Happening::Member { member: id, life, what: ToMember::Tick });
+                let every = clock.length(every) * self.layout.tick_stretch;
+                self.after(every, Happening::Member { member: id, life, what: ToMember::Tick });
+                // Nothing else came with it: the turn follows at once.
+                if idle {
+                    self.turn(id);
+                }
             }
             ToMember::Turn => self.turn(id),
             ToMember::Synced { group, number, planned } => self.synced(id, life, group, number, planned),
-            ToMember::SnapshotBuilt { meta, body } => {
+            ToMember::SnapshotBuilt(built) => {
+                let Built { meta, body } = *built;
                 let member = self.members.get_mut(&id).expect("it takes happenings");
                 let saved = member.disk.save_snapshot(&meta, &body);
                 if let Some(process) = &mut member.process {
@@ -171,7 +179,8 @@ impl World {
             return;
         };
         match mail {
-            Mail::Peer { from, stream, hello, message } => {
+            Mail::Peer { from, stream, words } => {
+                let (hello, message) = *words;
                 let newest = self.process(id).and_then(|process| process.streams.get(&from).copied()).unwrap_or(0);
                 if stream < newest {
                     return;
@@ -182,9 +191,10 @@ impl World {
                     }
                     self.input(id, Input::Peer { from, message: PeerMessage::Hello { durable: hello } });
                 }
-                self.input(id, Input::Peer { from, message: *message });
+                self.input(id, Input::Peer { from, message });
             }
-            Mail::Snapshot { from, from_life, message, meta, body } => {
+            Mail::Snapshot(shipment) => {
+                let Shipment { from, from_life, message, meta, body } = *shipment;
                 let decoded = proto::snapshot::decode(&body).ok().filter(|_| meta.describes(&body));
                 let taken = decoded.is_some();
                 if let Some(state) = decoded {
@@ -223,9 +233,9 @@ impl World {
     fn nobody_home(&mut self, id: MemberId, mail: Mail) {
         match mail {
             Mail::Peer { from, .. } => self.unreachable(from, id, MS),
-            Mail::Snapshot { from, from_life, .. } => {
+            Mail::Snapshot(shipment) => {
                 let what = ToMember::SnapshotSent { peer: id, taken: false };
-                self.after(MS, Happening::Member { member: from, life: from_life, what });
+                self.after(MS, Happening::Member { member: shipment.from, life: shipment.from_life, what });
             }
             Mail::Open { link } => {
                 if let Some(session) = self.sessions.remove(&link) {
@@ -234,7 +244,7 @@ impl World {
                 }
             }
             Mail::Question { client, question, attempt, .. } => {
-                let answer = Answered::NotLeader { hint: None };
+                let answer = Box::new(Answered::NotLeader { hint: None });
                 self.after(MS, Happening::Client { client, what: ToClient::Answer { question, attempt, answer } });
             }
             Mail::Heartbeat { .. } | Mail::Said { .. } => {}
@@ -295,6 +305,15 @@ impl World {
         }
     }
 
+    /// Like `input`, for a caller that sees to the turn.
+    fn hand(&mut self, id: MemberId, input: Input) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let now = self.machines[&member.site].clock.lease(self.now);
+        if let Some(process) = &mut member.process {
+            process.replica.handle(now, input);
+        }
+    }
+
     // ── What it orders ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn turn(&mut self, id: MemberId) {
@@ -314,16 +333,7 @@ impl World {
             }
             self.carry_out(id, effect);
         }
-        let Some(process) = self.process(id) else { return };
-        if let Some(state) = process.replica.state().cloned() {
-            self.checks.state(now, id, state.revision(), state.hash());
-            if state.revision() > self.newest.revision() {
-                for violation in cluster::invariants::check_step(&self.newest, &state) {
-                    self.checks.violate(now, "State", violation.to_string());
-                }
-                self.newest = state;
-            }
-        }
+        self.look_at_state(id);
         if let Some(term) = began {
             self.checks.leads(now, id, term);
             let state = self.process(id).and_then(|process| process.replica.state().cloned());
@@ -333,6 +343,24 @@ impl World {
             if self.transcript.wants(Show::Leaders) {
                 self.note(Line { show: Show::Leaders, text: format!("{id} leads term {term}") });
             }
+        }
+    }
+
+    /// The state a member shows after its turn, if it is another than the one it showed before.
+    fn look_at_state(&mut self, id: MemberId) {
+        let now = self.now;
+        let Some(process) = self.members.get_mut(&id).and_then(|member| member.process.as_mut()) else { return };
+        let Some(state) = process.replica.state() else { return };
+        let shows = (state.revision(), state.hash());
+        if process.shown.replace(shows) == Some(shows) {
+            return;
+        }
+        self.checks.state(now, id, shows.0, shows.1);
+        if state.revision() > self.newest.revision() {
+            for violation in cluster::invariants::check_step(&self.newest, state) {
+                self.checks.violate(now, "State", violation.to_string());
+            }
+            self.newest = state.clone();
         }
     }
 
@@ -369,7 +397,7 @@ impl World {
             }
             Effect::SendSnapshot { to, meta, message } => self.send_snapshot(id, to, meta, message),
             Effect::BuildSnapshot { point, membership, state } => {
-                let body: Vec<u8> = proto::snapshot::encode(&state).flatten().collect();
+                let body: Vec<u8> = snapshot_of(&state);
                 let meta = SnapshotMeta::of(point, membership, &body);
                 let took = self.jitter(20 * MS);
                 let Some(member) = self.members.get_mut(&id) else { return };
@@ -378,7 +406,8 @@ impl World {
                 }
                 let life = member.life;
                 *self.counts.transitions.entry("snapshot built").or_default() += 1;
-                self.after(took, Happening::Member { member: id, life, what: ToMember::SnapshotBuilt { meta, body } });
+                let what = ToMember::SnapshotBuilt(Box::new(Built { meta, body }));
+                self.after(took, Happening::Member { member: id, life, what });
             }
             Effect::Compact { through } => {
                 let compacted = self.members.get_mut(&id).map(|member| member.disk.compact(through));
@@ -500,8 +529,8 @@ impl World {
         }
         let number = stream.0;
         let mail = || {
-            let message = Box::new(message.clone());
-            Happening::Mail { member: to, mail: Mail::Peer { from: id, stream: number, hello, message } }
+            let words = Box::new((hello, message.clone()));
+            Happening::Mail { member: to, mail: Mail::Peer { from: id, stream: number, words } }
         };
         if !self.toss(from_site, peer_site, mail) {
             // A stream that loses something is broken; the next message opens another.
@@ -520,7 +549,7 @@ impl World {
             let what = ToMember::SnapshotSent { peer: to, taken: false };
             return self.after(20 * MS, Happening::Member { member: id, life, what });
         };
-        let mail = Mail::Snapshot { from: id, from_life: life, message, meta, body };
+        let mail = Mail::Snapshot(Box::new(Shipment { from: id, from_life: life, message, meta, body }));
         let took = delay + self.jitter(30 * MS);
         self.after(took, Happening::Mail { member: to, mail });
     }
@@ -539,7 +568,7 @@ impl World {
         let site = self.member_site(id);
         self.toss(site, crate::sim::net::Site(0), || Happening::Client {
             client,
-            what: ToClient::Answer { question, attempt, answer: answer.clone() },
+            what: ToClient::Answer { question, attempt, answer: Box::new(answer.clone()) },
         });
     }
 
@@ -590,6 +619,13 @@ impl World {
             self.note(Line { show: Show::Members, text: format!("{id}: {}", text()) });
         }
     }
+}
+
+pub(crate) fn snapshot_of(state: &State) -> Vec<u8> {
+    proto::snapshot::encode(state).fold(Vec::new(), |mut body, piece| {
+        body.extend_from_slice(&piece);
+        body
+    })
 }
 
 /// What a member's disk says it is.

@@ -1,7 +1,7 @@
 //! The deterministic simulator: the real minds and the real record logic in a world where everything may break.
 //!
-//! Reading order: `deeds` (what is done to a cluster, as data), `clock`, `net`, `disk`, `host` (what there is), `world`
-//! (one heap of happenings), `members`, `agents`, `clients`, `acts` (how each behaves), `checks` (the oracles), `run`
+//! Reading order: `deeds` (what is done to a cluster, as data), `clock`, `net`, `disk`, `host` (what there is), `agenda`, `world`
+//! (happenings in the order of their times), `members`, `agents`, `clients`, `acts` (how each behaves), `checks` (the oracles), `run`
 //! (one seed), `script` (stories). A run is a function of its plan: no thread, no clock, no hash map, no file.
 
 pub mod chance;
@@ -12,6 +12,7 @@ pub mod deeds;
 pub mod checks;
 pub mod transcript;
 pub mod host;
+mod agenda;
 pub mod world;
 mod members;
 mod agents;

@@ -111,6 +111,7 @@ impl Story {
                 boot_grace_ms: 60_000,
                 brake_quiet_ms: 5 * 60_000,
                 clients: 1,
+                tick_stretch: 1,
                 power_switch: false,
             },
             seed: 1,

@@ -3,8 +3,7 @@
 //! lives; what a process orders becomes new happenings. Reading order: here, then `members`, `agents`, `clients`, `acts`.
 //! Absent: any decision about the cluster; the real `Replica`, `Agent`, `Guardian` and record logic make those.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
@@ -17,6 +16,7 @@ use decide::{GuardSays, Journal};
 use record::{Identity, LogPoint, SnapshotMeta};
 use replica::{Change, Link, PeerMessage, RaftMessage};
 
+use crate::sim::agenda::Agenda;
 use crate::sim::chance::Chance;
 use crate::sim::checks::Checks;
 use crate::sim::clients::{Client, Operator};
@@ -32,8 +32,7 @@ pub struct World {
     pub now: God,
     pub layout: Layout,
     pub(crate) plan: Vec<crate::sim::deeds::Timed>,
-    heap: BinaryHeap<Scheduled>,
-    scheduled: u64,
+    agenda: Agenda,
     pub(crate) net: Net,
     pub machines: BTreeMap<Site, Machine>,
     pub members: BTreeMap<MemberId, Member>,
@@ -88,33 +87,6 @@ pub struct Counts {
 impl Counts {
     pub(crate) fn mix(&mut self, word: u64) {
         self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
-    }
-}
-
-struct Scheduled {
-    at: God,
-    sequence: u64,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Scheduled) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Scheduled) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    /// Reversed: the heap gives the earliest first.
-    fn cmp(&self, other: &Scheduled) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
     }
 }
 
@@ -203,7 +175,7 @@ pub enum ToMember {
     Tick,
     Turn,
     Synced { group: u64, number: u64, planned: God },
-    SnapshotBuilt { meta: SnapshotMeta, body: Vec<u8> },
+    SnapshotBuilt(Box<Built>),
     SnapshotSent { peer: MemberId, taken: bool },
     Planned { plan: Box<Planned> },
     Unreachable { peer: MemberId },
@@ -212,12 +184,29 @@ pub enum ToMember {
 /// From elsewhere.
 #[derive(Debug)]
 pub enum Mail {
-    Peer { from: MemberId, stream: u64, hello: LogPoint, message: Box<PeerMessage> },
-    Snapshot { from: MemberId, from_life: u32, message: Box<RaftMessage>, meta: SnapshotMeta, body: Vec<u8> },
+    Peer { from: MemberId, stream: u64, words: Box<(LogPoint, PeerMessage)> },
+    Snapshot(Box<Shipment>),
     Heartbeat { link: Link, node: NodeId, heartbeat: Box<Heartbeat> },
     Open { link: Link },
     Said { link: Link, message: Box<ToLeader> },
     Question { client: u32, question: u64, attempt: u32, ask: Box<Wish> },
+}
+
+/// A snapshot as a member builds it.
+#[derive(Debug)]
+pub struct Built {
+    pub meta: SnapshotMeta,
+    pub body: Vec<u8>,
+}
+
+/// A snapshot on its way, with the message that announces it.
+#[derive(Debug)]
+pub struct Shipment {
+    pub from: MemberId,
+    pub from_life: u32,
+    pub message: Box<RaftMessage>,
+    pub meta: SnapshotMeta,
+    pub body: Vec<u8>,
 }
 
 /// What a client or an operator wants of a member.
@@ -239,7 +228,7 @@ pub enum ToNode {
     JournalSynced { sequence: u64 },
     Slot(GuardSays),
     Looked { ask: u64 },
-    Happened { container: ContainerId, epoch: Epoch, what: decide::Happened },
+    Happened { container: ContainerId, epoch: Epoch, what: Box<decide::Happened> },
 }
 
 #[derive(Debug)]
@@ -278,7 +267,7 @@ pub enum Act {
 
 #[derive(Debug)]
 pub enum ToClient {
-    Answer { question: u64, attempt: u32, answer: Answered },
+    Answer { question: u64, attempt: u32, answer: Box<Answered> },
     Timeout { question: u64, attempt: u32 },
     Again { question: u64, attempt: u32 },
 }
@@ -310,8 +299,7 @@ impl World {
             net: Net::new(layout.weather, Chance::new(seed, "net")),
             layout,
             plan: schedule,
-            heap: BinaryHeap::new(),
-            scheduled: 0,
+            agenda: Agenda::default(),
             machines: BTreeMap::new(),
             members: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -341,7 +329,7 @@ impl World {
     }
 
     fn populate(&mut self, state: &State) {
-        let body: Vec<u8> = proto::snapshot::encode(state).flatten().collect();
+        let body: Vec<u8> = crate::sim::members::snapshot_of(state);
         let point = LogPoint { index: state.revision().0, term: 1 };
         let meta = SnapshotMeta::of(point, replica::encode_membership(state.membership()), &body);
         let machines = self.layout.machines.clone();
@@ -425,9 +413,8 @@ impl World {
     // ── Time ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn at(&mut self, at: God, what: Happening) {
-        self.scheduled += 1;
         self.counts.scheduled += 1;
-        self.heap.push(Scheduled { at: at.max(self.now), sequence: self.scheduled, what });
+        self.agenda.push(at.max(self.now), what);
     }
 
     pub(crate) fn after(&mut self, delay: u64, what: Happening) {
@@ -442,8 +429,8 @@ impl World {
     /// Goes on until `until`, or until a promise is broken. A mind that panics has broken one.
     pub fn run(&mut self, until: God) {
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            while self.checks.first.is_none() && self.heap.peek().is_some_and(|next| next.at <= until) {
-                let Some(Scheduled { at, what, .. }) = self.heap.pop() else { break };
+            while self.checks.first.is_none() {
+                let Some((at, what)) = self.agenda.pop_by(until) else { break };
                 self.standstill = if at > self.now { 0 } else { self.standstill + 1 };
                 self.now = at;
                 self.dispatch(what);
@@ -465,7 +452,7 @@ impl World {
         let waiting: usize = self.machines.values().map(|machine| machine.waiting.len()).sum::<usize>()
             + self.members.values().map(|member| member.waiting.len()).sum::<usize>()
             + self.nodes.values().map(|node| node.waiting.len()).sum::<usize>();
-        let known = self.counts.handled + self.counts.void + self.heap.len() as u64 + waiting as u64;
+        let known = self.counts.handled + self.counts.void + self.agenda.len() as u64 + waiting as u64;
         self.counts.scheduled as i64 - known as i64
     }
 
