@@ -9,8 +9,9 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Big enough that making a segment is rare, small enough that compaction frees space soon.
-const SEGMENT_BYTES: u64 = 16 << 20;
+/// Big enough that making a segment is rare, small enough that compaction frees space soon. The tests of this room get
+/// many small ones.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 16 << 20 };
 const SUFFIX: &str = "log";
 
 pub(super) struct FileLog {

@@ -5,8 +5,11 @@ mod crash;
 mod damage;
 mod folder;
 mod log;
+mod oracle;
 mod power;
 mod speed;
+mod writer;
+mod wrong;
 /// The same legal histories that `record` is tested with.
 #[path = "../../../record/tests/it/model.rs"]
 #[allow(dead_code)]
@@ -15,6 +18,7 @@ mod model;
 use super::{Backend, Folder, OpenOutcome, Quarantine};
 use model::{IDENTITY, Model, perform};
 use record::{Loaded, RaftDisk, StoreError};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -88,4 +92,20 @@ fn files(path: &Path) -> Vec<std::path::PathBuf> {
     }
     found.sort();
     found
+}
+
+/// How many times a loop strikes; `./tests/run` says more or fewer.
+fn cycles() -> u64 {
+    std::env::var("QUORATE_STORE_CYCLES").ok().map_or(10, |text| text.parse().expect("a number of cycles"))
+}
+
+/// Says that something was not tested, past the capture of the test runner, and in the file named by `QUORATE_NOT_RUN`.
+fn not_run(what: &str, why: &str) {
+    let line = format!("NOT RUN: {what}: {why}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(file) = std::env::var_os("QUORATE_NOT_RUN")
+        && let Ok(mut file) = std::fs::File::options().create(true).append(true).open(file)
+    {
+        let _ = file.write_all(line.as_bytes());
+    }
 }
