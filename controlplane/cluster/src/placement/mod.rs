@@ -25,7 +25,7 @@ use crate::state::State;
 /// Errs with the first rule that says no.
 pub fn feasible(state: &State, container: &Container, node: NodeId) -> Result<(), Rejection> {
     let node = state.node(node).ok_or(Rejection::NotUp)?;
-    rules::Case::of(state, container, node, state.used(node.id)).judge()
+    rules::Seeker::of(state, container).at(node, state.used(node.id)).judge()
 }
 
 /// Nodes that may take `container`, best first; `exclude` and the suspects are left out. Ties end at the smaller node
@@ -67,9 +67,11 @@ pub fn decide_for(
     trigger: Trigger,
     target: NodeId,
 ) -> Result<Decision, Rejection> {
-    feasible(state, container, target)?;
     let node = state.node(target).ok_or(Rejection::NotUp)?;
-    let score = Score::of(&rules::Case::of(state, container, node, state.used(node.id)));
+    let seeker = rules::Seeker::of(state, container);
+    let case = seeker.at(node, state.used(node.id));
+    case.judge()?;
+    let score = Score::of(&case);
     Ok(Decision {
         container: container.id,
         trigger,

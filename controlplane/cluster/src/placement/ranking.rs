@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::rules::Case;
+use super::rules::Seeker;
 use super::{Rejection, Score};
 use crate::model::container::Container;
 use crate::model::decision::{Decision, RejectionCount, Trigger};
@@ -52,19 +52,23 @@ pub struct Ranking {
 
 impl Ranking {
     pub fn of(state: &State, container: &Container, seats: &[Seat], suspects: &BTreeSet<NodeId>) -> Ranking {
-        Ranking { verdicts: seats.iter().map(|seat| verdict(state, container, seat, suspects)).collect() }
+        let seeker = Seeker::of(state, container);
+        Ranking { verdicts: seats.iter().map(|seat| verdict(&seeker, seat, suspects)).collect() }
     }
 
-    /// Judges the seat at `place` anew, after something about it changed.
+    /// Judges the seats at `places` anew, after something about them changed.
     pub fn refresh(
         &mut self,
         state: &State,
         container: &Container,
         seats: &[Seat],
-        place: usize,
+        places: &[usize],
         suspects: &BTreeSet<NodeId>,
     ) {
-        self.verdicts[place] = verdict(state, container, &seats[place], suspects);
+        let seeker = Seeker::of(state, container);
+        for place in places {
+            self.verdicts[*place] = verdict(&seeker, &seats[*place], suspects);
+        }
     }
 
     /// The scores of the nodes that may take it, in the order of the seats.
@@ -96,8 +100,8 @@ impl Ranking {
     }
 }
 
-fn verdict(state: &State, container: &Container, seat: &Seat, suspects: &BTreeSet<NodeId>) -> Result<Score, Rejection> {
-    let case = Case::of(state, container, &seat.node, seat.used);
+fn verdict(seeker: &Seeker, seat: &Seat, suspects: &BTreeSet<NodeId>) -> Result<Score, Rejection> {
+    let case = seeker.at(&seat.node, seat.used);
     case.judge()?;
     if suspects.contains(&seat.node()) { Err(Rejection::Suspect) } else { Ok(Score::of(&case)) }
 }

@@ -109,9 +109,7 @@ impl Rankings {
         if latest - known.seen > self.seats.len() {
             known.ranking = all();
         } else {
-            for place in &self.touched[known.seen..] {
-                known.ranking.refresh(state, container, &self.seats, *place, suspects);
-            }
+            known.ranking.refresh(state, container, &self.seats, &self.touched[known.seen..], suspects);
         }
         known.seen = latest;
         let mut decision = known.ranking.decision(container.id, Trigger::Retry, &self.seats, self.based_on);

@@ -17,11 +17,45 @@ use super::Rejection;
 use crate::model::container::Container;
 use crate::model::node::Node;
 use crate::model::resources::Resources;
+use crate::model::time::WallTime;
 use crate::state::State;
+
+/// A container in search of a place, with all that is the same wherever it goes: looked up once, not for every node.
+pub(super) struct Seeker<'a> {
+    state: &'a State,
+    pub container: &'a Container,
+    pub template_known: bool,
+    pub storage_known: bool,
+    /// It has room claimed somewhere, which counts as free to it alone.
+    may_claim: bool,
+}
+
+impl<'a> Seeker<'a> {
+    pub fn of(state: &'a State, container: &'a Container) -> Seeker<'a> {
+        Seeker {
+            state,
+            container,
+            template_known: state.template(&container.spec.template).is_some(),
+            storage_known: state.storage(&container.spec.storage).is_some(),
+            may_claim: container.assignment().is_some(),
+        }
+    }
+
+    /// May it run on `node`? `used` is all that is spoken for there.
+    pub fn at(&'a self, node: &'a Node, used: Resources) -> Case<'a> {
+        let claimed = self.may_claim && self.state.claim(node.id, self.container.id).is_some();
+        let used_by_others = if claimed { used.minus(self.container.spec.resources) } else { used };
+        Case { seeker: self, container: self.container, node, used_by_others }
+    }
+
+    pub fn now(&self) -> WallTime {
+        self.state.clock()
+    }
+}
 
 /// May `container` run on `node`?
 pub(super) struct Case<'a> {
-    pub state: &'a State,
+    pub seeker: &'a Seeker<'a>,
     pub container: &'a Container,
     pub node: &'a Node,
     /// What is spoken for on the node, this container left out.
@@ -42,14 +76,7 @@ const TABLE: [Rule; 9] = [
     cpu::rule,
 ];
 
-impl<'a> Case<'a> {
-    /// `used` is all that is spoken for on `node`.
-    pub fn of(state: &'a State, container: &'a Container, node: &'a Node, used: Resources) -> Case<'a> {
-        let claimed = container.assignment().is_some() && state.claim(node.id, container.id).is_some();
-        let used_by_others = if claimed { used.minus(container.spec.resources) } else { used };
-        Case { state, container, node, used_by_others }
-    }
-
+impl Case<'_> {
     /// The first rule that says no.
     pub fn judge(&self) -> Result<(), Rejection> {
         TABLE.iter().try_for_each(|rule| rule(self))

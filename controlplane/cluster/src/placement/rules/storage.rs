@@ -4,9 +4,8 @@ use super::Case;
 use crate::placement::Rejection;
 
 pub(super) fn rule(case: &Case) -> Result<(), Rejection> {
-    let storage = &case.container.spec.storage;
-    match case.state.storage(storage) {
-        Some(_) => Ok(()),
-        None => Err(Rejection::StorageUnknown { storage: storage.clone() }),
+    if case.seeker.storage_known {
+        return Ok(());
     }
+    Err(Rejection::StorageUnknown { storage: case.container.spec.storage.clone() })
 }

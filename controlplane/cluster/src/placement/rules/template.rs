@@ -4,9 +4,8 @@ use super::Case;
 use crate::placement::Rejection;
 
 pub(super) fn rule(case: &Case) -> Result<(), Rejection> {
-    let template = &case.container.spec.template;
-    match case.state.template(template) {
-        Some(_) => Ok(()),
-        None => Err(Rejection::TemplateUnknown { template: template.clone() }),
+    if case.seeker.template_known {
+        return Ok(());
     }
+    Err(Rejection::TemplateUnknown { template: case.container.spec.template.clone() })
 }
