@@ -11,6 +11,7 @@ use crate::model::decision::Trigger;
 use crate::model::fence::{FenceCause, Proof};
 use crate::model::ids::{BootId, ContainerId, Epoch, Incarnation, MemberId, Name, NodeId};
 use crate::model::node::Role;
+use crate::names::{Ids, Names, Tell};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Event {
@@ -149,23 +150,23 @@ impl Event {
     }
 }
 
-fn list(ids: &[MemberId]) -> String {
-    ids.iter().map(MemberId::to_string).collect::<Vec<_>>().join(" ")
+fn list(ids: &[MemberId], names: &impl Names) -> String {
+    ids.iter().map(|id| names.member_name(*id)).collect::<Vec<_>>().join(" ")
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Tell for Event {
+    fn tell(&self, names: &impl Names, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use Event::*;
         match self {
             MemberAdded { member, name } => write!(f, "member {name} ({member}) added"),
             MemberRemoved { member, name } => write!(f, "member {name} ({member}) removed"),
             MembershipChanged { voters, outgoing, learners } => {
-                write!(f, "membership: voters {}", list(voters))?;
+                write!(f, "membership: voters {}", list(voters, names))?;
                 if !outgoing.is_empty() {
-                    write!(f, ", outgoing {}", list(outgoing))?;
+                    write!(f, ", outgoing {}", list(outgoing, names))?;
                 }
                 if !learners.is_empty() {
-                    write!(f, ", learners {}", list(learners))?;
+                    write!(f, ", learners {}", list(learners, names))?;
                 }
                 Ok(())
             }
@@ -184,31 +185,54 @@ impl fmt::Display for Event {
             ContainerDesired { name, desired, .. } => write!(f, "{name} wanted {desired}"),
             ContainerAnnotated { name, .. } => write!(f, "{name} annotated"),
             ContainerAssigned { name, node, epoch, trigger, .. } => {
-                write!(f, "{name} {epoch} assigned to {node}: {trigger}")
+                write!(f, "{name} {epoch} assigned to {}: {}", names.node_name(*node), trigger.told(names))
             }
             ContainerUnplaceable { name, reason, .. } => write!(f, "{name} has no place: {reason}"),
-            ContainerDisplaced { name, from, epoch, .. } => write!(f, "{name} {epoch} displaced from {from}"),
+            ContainerDisplaced { name, from, epoch, .. } => {
+                write!(f, "{name} {epoch} displaced from {}", names.node_name(*from))
+            }
             ContainerAwaitsReceipt { name, on, epoch, .. } => {
+                let on = names.node_name(*on);
                 write!(f, "{name} {epoch} may still run on {on}: waiting for proof that the machine is off")
             }
-            ContainerStarting { name, node, epoch, .. } => write!(f, "{name} {epoch} starting on {node}"),
-            ContainerRunning { name, node, epoch, .. } => write!(f, "{name} {epoch} running on {node}"),
-            ContainerStopping { name, node, epoch, .. } => write!(f, "{name} {epoch} stopping on {node}"),
-            ContainerClosed { name, node, epoch, end, .. } => write!(f, "{name} {epoch} closed on {node}: {end}"),
+            ContainerStarting { name, node, epoch, .. } => {
+                write!(f, "{name} {epoch} starting on {}", names.node_name(*node))
+            }
+            ContainerRunning { name, node, epoch, .. } => {
+                write!(f, "{name} {epoch} running on {}", names.node_name(*node))
+            }
+            ContainerStopping { name, node, epoch, .. } => {
+                write!(f, "{name} {epoch} stopping on {}", names.node_name(*node))
+            }
+            ContainerClosed { name, node, epoch, end, .. } => {
+                write!(f, "{name} {epoch} closed on {}: {end}", names.node_name(*node))
+            }
             ContainerHeld { name, reason, .. } => write!(f, "{name} held: {reason}"),
             ContainerDeleted { name, container } => write!(f, "{name} ({container}) deleted"),
-            HandoverBegun { name, from, to, epoch, .. } => write!(f, "{name} {epoch} handover {from} to {to} begun"),
-            HandoverReady { name, to, epoch, .. } => write!(f, "{name} {epoch} handover: {to} is ready"),
-            HandoffBegun { name, from, epoch, .. } => write!(f, "{name} {epoch} handoff: {from} stops it"),
+            HandoverBegun { name, from, to, epoch, .. } => {
+                write!(f, "{name} {epoch} handover {} to {} begun", names.node_name(*from), names.node_name(*to))
+            }
+            HandoverReady { name, to, epoch, .. } => {
+                write!(f, "{name} {epoch} handover: {} is ready", names.node_name(*to))
+            }
+            HandoffBegun { name, from, epoch, .. } => {
+                write!(f, "{name} {epoch} handoff: {} stops it", names.node_name(*from))
+            }
             HandoverAborted { name, epoch, reason, .. } => write!(f, "{name} {epoch} handover aborted: {reason}"),
             HandoverBlocked { name, on, epoch, .. } => {
-                write!(f, "{name} {epoch} handover blocked: {on} does not stop it")
+                write!(f, "{name} {epoch} handover blocked: {} does not stop it", names.node_name(*on))
             }
             TemplateRegistered { name, version } => write!(f, "template {name} {version} registered"),
             TemplateRemoved { name } => write!(f, "template {name} removed"),
             StorageRegistered { name } => write!(f, "storage {name} registered"),
             StorageRemoved { name } => write!(f, "storage {name} removed"),
         }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(&Ids, f)
     }
 }
 

@@ -65,8 +65,9 @@ impl ClusterService for ClusterDoor {
         self.0
             .led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
                 let applied = super::door::change(&seated.handle, id, asked).await?;
-                applied.outcome.map_err(|refusal| error::refused(&refusal, v1::UpdateSettingsRequest::path_of))?;
                 let view = seated.handle.view();
+                let paths = v1::UpdateSettingsRequest::path_of;
+                applied.outcome.map_err(|refusal| error::refused(&refusal, paths, &view))?;
                 let state = view.state.as_ref().ok_or(Failure::Moved)?;
                 let settings = Some(view::settings(state.settings()));
                 Ok(v1::UpdateSettingsReply { settings, revision: applied.revision.0 })
@@ -112,7 +113,9 @@ impl ClusterService for ClusterDoor {
                 take_out(&seated, &state, member, manners.deadline).await?;
             }
             let applied = super::door::change(&seated.handle, id, asked).await?;
-            let done = applied.outcome.map_err(|refusal| error::rejected(&refusal))?;
+            let paths = v1::RemoveMemberRequest::path_of;
+            let refused = |refusal| error::refused(&refusal, paths, &seated.handle.view());
+            let done = applied.outcome.map_err(refused)?;
             Ok(change(done, applied.revision))
         };
         self.0.led(manners, path!("RemoveMember"), true, asked, removed).await
@@ -263,7 +266,7 @@ async fn admit(seated: &Seated, asked: v1::AddMemberRequest) -> Result<v1::AddMe
     let member = match applied.outcome {
         Ok(Done::Member(member)) => member,
         Ok(_) => return Err(wrong_answer()),
-        Err(refusal) => return Err(Failure::Final(error::refused(&refusal, said_as))),
+        Err(refusal) => return Err(Failure::Final(error::refused(&refusal, said_as, &seated.handle.view()))),
     };
     let view = seated.handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;

@@ -248,7 +248,7 @@ where
         {
             open -= 1;
             let result = &mut results[number as usize];
-            *result = item_result(std::mem::take(&mut result.request_id), I::path_of, answer);
+            *result = item_result(std::mem::take(&mut result.request_id), I::path_of, &seated.handle, answer);
         }
         Ok::<R, Failure>(answer(results))
     })
@@ -269,7 +269,7 @@ async fn submit(
             biased;
             Some((number, answer)) = arriving.recv(), if !open.is_empty() => {
                 let (request_id, paths) = open.remove(&number).expect("an answer comes once, to an item that was sent");
-                item_result(request_id, paths, answer)
+                item_result(request_id, paths, handle, answer)
             }
             item = incoming.next(), if !done && open.len() < UNDER_WAY => match item {
                 Some(Ok(item)) => {
@@ -339,7 +339,7 @@ fn item_failed(error: &ProposeError) -> Problem {
     }
 }
 
-fn item_result(request_id: String, paths: Paths, answer: Answer) -> v1::ItemResult {
+fn item_result(request_id: String, paths: Paths, handle: &Handle, answer: Answer) -> v1::ItemResult {
     let mut result = v1::ItemResult { request_id, ..v1::ItemResult::default() };
     match applied(answer) {
         Ok(applied) => {
@@ -348,7 +348,7 @@ fn item_result(request_id: String, paths: Paths, answer: Answer) -> v1::ItemResu
                 Ok(done) => result.container = container_of(&done),
                 Err(refusal) => {
                     result.revision = 0;
-                    result.problem = Some(error::refused(&refusal, paths).into());
+                    result.problem = Some(error::refused(&refusal, paths, &handle.view()).into());
                 }
             }
         }

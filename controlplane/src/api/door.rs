@@ -156,7 +156,7 @@ impl Door {
             let applied = change(&seated.handle, id, request).await?;
             match applied.outcome {
                 Ok(done) => Ok(answer(done, applied.revision)),
-                Err(refusal) => Err(Failure::Final(error::refused(&refusal, paths))),
+                Err(refusal) => Err(Failure::Final(error::refused(&refusal, paths, &seated.handle.view()))),
             }
         })
         .await

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use cluster::{Member, Rejected};
+use cluster::{Member, Rejected, State, Tell as _};
 use proto::Problem;
 use proto::convert::request::Paths;
 use replica::ProposeError;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use crate::runtime::Unwelcome;
+use crate::runtime::{Unwelcome, View};
 
 /// Metadata of a refusal: the public API of the leader.
 pub const LEADER: &str = "quorate-leader";
@@ -20,8 +20,8 @@ pub const NOT_LEADER: &str = "not-leader";
 pub const LOST: &str = "lost";
 const SOON: Duration = Duration::from_millis(100);
 
-/// A command the state refused.
-pub fn rejected(rejected: &Rejected) -> Problem {
+/// A command the state refused, in the names of `state`.
+pub fn rejected(rejected: &Rejected, state: Option<&State>) -> Problem {
     let code = match rejected {
         Rejected::NotFound { .. } => Code::NotFound,
         Rejected::NameTaken { .. } => Code::AlreadyExists,
@@ -34,10 +34,11 @@ pub fn rejected(rejected: &Rejected) -> Problem {
         | Rejected::RequestExpired => Code::FailedPrecondition,
         Rejected::StaleIncarnation { .. } | Rejected::StaleEpoch { .. } => Code::Aborted,
     };
-    let text = match rejected {
+    let text = match (rejected, state) {
         // The field travels beside; said once is enough.
-        Rejected::Invalid { problem, .. } => problem.to_string(),
-        other => other.to_string(),
+        (Rejected::Invalid { problem, .. }, _) => problem.to_string(),
+        (other, Some(state)) => other.told(state).to_string(),
+        (other, None) => other.to_string(),
     };
     let problem = Problem::new(code, rejected.code(), text);
     match rejected.field() {
@@ -47,8 +48,8 @@ pub fn rejected(rejected: &Rejected) -> Problem {
 }
 
 /// The same, of a request: the field at fault by its path there.
-pub fn refused(refusal: &Rejected, paths: Paths) -> Problem {
-    let problem = rejected(refusal);
+pub fn refused(refusal: &Rejected, paths: Paths, view: &View) -> Problem {
+    let problem = rejected(refusal, view.state.as_ref());
     match refusal.field() {
         Some(field) => problem.at(paths(field)),
         None => problem,
@@ -59,7 +60,7 @@ pub fn refused(refusal: &Rejected, paths: Paths) -> Problem {
 pub fn failed(error: &ProposeError, leader: Option<&Member>) -> Problem {
     let problem = |code, reason, error: &ProposeError| Problem::new(code, reason, error.to_string());
     match error {
-        ProposeError::Rejected(refusal) => rejected(refusal),
+        ProposeError::Rejected(refusal) => rejected(refusal, None),
         ProposeError::NotLeader { .. } => not_leader(leader),
         ProposeError::Overloaded => problem(Code::ResourceExhausted, "overloaded", error).retry_after(SOON),
         ProposeError::Lost => problem(Code::Unavailable, LOST, error).retry_after(SOON),
@@ -140,7 +141,7 @@ mod tests {
             Rejected::RequestExpired,
         ];
         let row = |refusal: &Rejected| {
-            let problem = rejected(refusal);
+            let problem = rejected(refusal, None);
             format!("{} {:?} {}", problem.reason, problem.code, problem.http_status().as_u16())
         };
         let table = [
@@ -157,7 +158,7 @@ mod tests {
             "request-expired FailedPrecondition 400",
         ];
         assert_eq!(all.each_ref().map(row), table);
-        assert_eq!(rejected(&all[2]).field.as_deref(), Some("priority"));
+        assert_eq!(rejected(&all[2], None).field.as_deref(), Some("priority"));
         let failures = [
             (ProposeError::Overloaded, "overloaded ResourceExhausted 429"),
             (ProposeError::Lost, "lost Unavailable 503"),

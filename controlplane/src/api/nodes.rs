@@ -2,7 +2,7 @@
 
 use cluster::apply::Done;
 use cluster::{Command, NodeId};
-use proto::convert::request::{self, confirm_down_begins, join_node};
+use proto::convert::request::{self, confirm_down_begins, join_node, said_as};
 use proto::convert::view;
 use proto::v1::node_service_server::NodeService;
 use proto::{Problem, v1};
@@ -10,7 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::change;
 use super::door::{Door, Failure, Manners, id_of, sight};
-use super::error::status;
+use super::error::{self, status};
 use super::page::Page;
 use crate::secret::Secret;
 use crate::standing::Seated;
@@ -133,7 +133,8 @@ impl NodeService for Nodes {
                         seated.handle.propose(None, begin).await?;
                     }
                     let applied = super::door::change(&seated.handle, id, asked).await?;
-                    let done = applied.outcome.map_err(|refusal| super::error::rejected(&refusal))?;
+                    let refused = |refusal| error::refused(&refusal, said_as, &seated.handle.view());
+                    let done = applied.outcome.map_err(refused)?;
                     Ok(change(done, applied.revision))
                 },
             )
@@ -157,7 +158,7 @@ pub async fn join(seated: &Seated, asked: v1::JoinRequest) -> Result<v1::JoinRep
     let node = match applied.outcome {
         Ok(Done::Node(node)) => node,
         Ok(_) => return Err(wrong_answer()),
-        Err(refusal) => return Err(Failure::Final(super::error::rejected(&refusal))),
+        Err(refusal) => return Err(Failure::Final(error::refused(&refusal, said_as, &seated.handle.view()))),
     };
     let view = seated.handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;

@@ -3,9 +3,9 @@
 
 use cluster::placement::Score;
 use cluster::{
-    Assignment, Brake, Container, ContainerId, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Node,
+    Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Names as _, Node,
     NodeId, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision, Settings, Span, State, Status,
-    Storage, StorageKind, Template, Unplaced, WallTime,
+    Storage, StorageKind, Tell as _, Template, Unplaced, WallTime,
 };
 
 use crate::v1;
@@ -21,11 +21,6 @@ pub struct Sight {
 
 fn millis(span: Span) -> u64 {
     span.as_millis()
-}
-
-/// The name of a node; the id with `@` for one that is gone.
-fn node_name(state: &State, id: NodeId) -> String {
-    state.node(id).map_or_else(|| format!("@{id}"), |node| node.name.to_string())
 }
 
 pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
@@ -154,7 +149,7 @@ pub fn container(state: &State, container: &Container, suspect: impl Fn(NodeId) 
         restarts: u32::try_from(container.restarts.len()).unwrap_or(u32::MAX),
         last_end: last_end(container, status),
         displacements: container.displacements,
-        home: container.home.map_or_else(String::new, |home| node_name(state, home)),
+        home: container.home.map_or_else(String::new, |home| state.node_name(home)),
         created_revision: container.created.0,
         since_revision: since.0,
     }
@@ -185,14 +180,14 @@ fn standing(
             };
             let text = match reason {
                 Unplaced::Stopped if shown == Shown::Stopped => String::new(),
-                reason => reason.to_string(),
+                reason => reason.told(state).to_string(),
             };
             return (shown, *since, text);
         }
         Placement::Assigned(held) => held,
     };
     let node = state.node(held.node);
-    let target = |target: NodeId| format!("to {}", node_name(state, target));
+    let target = |target: NodeId| format!("to {}", state.node_name(target));
     let own = status.filter(|status| status.epoch == held.epoch);
     match (&held.order, node.map(|node| &node.health)) {
         (Order::AwaitingReceipt { since }, _) => {
@@ -220,7 +215,7 @@ fn standing(
 
 fn assignment(state: &State, assignment: &Assignment) -> v1::Assignment {
     v1::Assignment {
-        node: node_name(state, assignment.node),
+        node: state.node_name(assignment.node),
         epoch: assignment.epoch.0,
         incarnation: assignment.incarnation.0,
         on_quorum_loss: v1::OnQuorumLoss::from(assignment.on_quorum_loss).into(),
@@ -230,7 +225,7 @@ fn assignment(state: &State, assignment: &Assignment) -> v1::Assignment {
 
 fn spec(state: &State, container: &Container) -> v1::ContainerSpec {
     let spec = &container.spec;
-    let names = |nodes: &[NodeId]| nodes.iter().map(|id| node_name(state, *id)).collect();
+    let names = |nodes: &[NodeId]| nodes.iter().map(|id| state.node_name(*id)).collect();
     let cluster::Resources { cpu_millis, memory_bytes } = spec.resources;
     v1::ContainerSpec {
         name: spec.name.to_string(),
@@ -260,7 +255,7 @@ pub fn decision(state: &State, at: Revision, decision: &Decision) -> v1::Decisio
     let candidate = |(node, score): &(NodeId, Score)| {
         let Score { astray, role, preferred_tier, memory_headroom, cpu_headroom, node: _ } = score;
         v1::Candidate {
-            node: node_name(state, *node),
+            node: state.node_name(*node),
             score: vec![
                 field("astray", i64::from(*astray)),
                 field("standby", i64::from(*role == cluster::Role::Standby)),
@@ -272,15 +267,15 @@ pub fn decision(state: &State, at: Revision, decision: &Decision) -> v1::Decisio
     };
     let examples = decision.rejections.iter().flat_map(|count| {
         count.examples.iter().map(|node| v1::RejectionExample {
-            node: node_name(state, *node),
+            node: state.node_name(*node),
             rule: count.reason.code().to_owned(),
             text: count.reason.to_string(),
         })
     });
     v1::Decision {
         id: at.0,
-        trigger: decision.trigger.to_string(),
-        chosen: decision.chosen.map_or_else(String::new, |node| node_name(state, node)),
+        trigger: decision.trigger.told(state).to_string(),
+        chosen: decision.chosen.map_or_else(String::new, |node| state.node_name(node)),
         rejections: decision
             .rejections
             .iter()
@@ -306,17 +301,17 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
     if let Some((at, Some(made))) = &recorded {
         match made.chosen {
             Some(node) => {
-                let choice = format!("{} was chosen at {at} ({})", node_name(state, node), made.trigger);
+                let choice = format!("{} was chosen at {at} ({})", state.node_name(node), made.trigger.told(state));
                 let score = made.candidates.first().map_or_else(String::new, |(_, score)| format!(": {score}"));
                 lines.push(format!("{choice}{score}"));
             }
-            None => lines.push(format!("{} at {at} ({})", rejections_in_words(made), made.trigger)),
+            None => lines.push(format!("{} at {at} ({})", rejections_in_words(made), made.trigger.told(state))),
         }
         for (node, score) in made.candidates.iter().skip(1) {
-            lines.push(format!("{} would have done: {score}", node_name(state, *node)));
+            lines.push(format!("{} would have done: {score}", state.node_name(*node)));
         }
         for count in made.rejections.iter() {
-            let examples: Vec<String> = count.examples.iter().map(|node| node_name(state, *node)).collect();
+            let examples: Vec<String> = count.examples.iter().map(|node| state.node_name(*node)).collect();
             lines.push(format!("{} nodes refused: {} ({})", count.nodes, count.reason, examples.join(", ")));
         }
     } else if let Some((at, None)) = recorded {
@@ -462,23 +457,20 @@ pub fn container_counts(state: &State, suspect: impl Fn(NodeId) -> bool) -> v1::
 
 /// The event that came `ordinal`-th of those of `revision`, at the leader's wall clock `at`. Names are those of `state`.
 pub fn event(state: &State, revision: Revision, ordinal: u32, at: WallTime, event: &Event) -> v1::Event {
-    let container = |id: ContainerId| {
-        state.container(id).map_or_else(|| format!("@{id}"), |container| container.spec.name.to_string())
-    };
     let (node, container) = match event {
         // The last word about it: the state no longer has its name.
         Event::NodeRemoved { name, .. } => (name.to_string(), String::new()),
         Event::ContainerDeleted { name, .. } => (String::new(), name.to_string()),
         event => (
-            event.node().map_or_else(String::new, |id| node_name(state, id)),
-            event.container().map_or_else(String::new, container),
+            event.node().map_or_else(String::new, |id| state.node_name(id)),
+            event.container().map_or_else(String::new, |id| state.container_name(id)),
         ),
     };
     v1::Event {
         revision: revision.0,
         ordinal,
         kind: event.kind().to_owned(),
-        text: event.to_string(),
+        text: event.told(state).to_string(),
         node,
         container,
         epoch: epoch(event),

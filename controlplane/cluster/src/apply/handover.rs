@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::model::container::{Assignment, Container, Order, Placement, Unplaced};
 use crate::model::decision::{Decision, Trigger};
 use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
+use crate::names::Names;
 use crate::placement;
 
 impl Step<'_> {
@@ -23,6 +24,7 @@ impl Step<'_> {
             return Err(wrong_state(format!("{} is not simply running", container.spec.name)));
         }
         if assignment.node == target {
+            let target = self.state.node_name(target);
             return Err(wrong_state(format!("{} is on {target} already", container.spec.name)));
         }
         let incarnation = self.current_incarnation(target)?;

@@ -24,6 +24,7 @@ use crate::model::container::Container;
 use crate::model::ids::{ContainerId, Epoch, Incarnation, MemberId, NodeId, Revision};
 use crate::model::member::Membership;
 use crate::model::node::{Intent, Node};
+use crate::names::{Ids, Names, Tell};
 use crate::sessions::{Remembered, Seen};
 use crate::state::State;
 
@@ -54,35 +55,56 @@ pub struct Applied {
 
 /// A command refused by the state. Plain data, the same on every member. Each has a stable reason code and the field
 /// it is about; the text says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rejected {
-    #[error("no {kind} {what}")]
-    NotFound { kind: Kind, what: Arc<str> },
-    #[error("{kind} {name} exists already ({holder}); choose another name")]
-    NameTaken { kind: Kind, name: Arc<str>, holder: Arc<str> },
-    #[error("{field}: {problem}")]
-    Invalid { field: &'static str, problem: Arc<str> },
+    NotFound {
+        kind: Kind,
+        what: Arc<str>,
+    },
+    NameTaken {
+        kind: Kind,
+        name: Arc<str>,
+        holder: Arc<str>,
+    },
+    Invalid {
+        field: &'static str,
+        problem: Arc<str>,
+    },
     /// The state is not one in which this can be done.
-    #[error("{problem}")]
-    WrongState { problem: Arc<str> },
-    #[error("{kind} {what} is in use by {by}")]
-    InUse { kind: Kind, what: Arc<str>, by: Arc<str> },
+    WrongState {
+        problem: Arc<str>,
+    },
+    InUse {
+        kind: Kind,
+        what: Arc<str>,
+        by: Arc<str>,
+    },
     /// Somebody else's incarnation, or an older one.
-    #[error("{node}: incarnation {given} is not current; {current} is")]
-    StaleIncarnation { node: NodeId, given: Incarnation, current: Incarnation },
-    #[error("{container}: epoch {given} is not current; {current} is")]
-    StaleEpoch { container: ContainerId, given: Epoch, current: Epoch },
+    StaleIncarnation {
+        node: NodeId,
+        given: Incarnation,
+        current: Incarnation,
+    },
+    StaleEpoch {
+        container: ContainerId,
+        given: Epoch,
+        current: Epoch,
+    },
     /// The old incarnation must be fenced first; its `Fencing` is open or about to be.
-    #[error("{node}: incarnation {old} must be fenced before a new one; wait for its receipt")]
-    NotFenced { node: NodeId, old: Incarnation },
+    NotFenced {
+        node: NodeId,
+        old: Incarnation,
+    },
     /// This kind of proof proves nothing about a node of this class, or needs an open `Fencing` first.
-    #[error("{node}: {problem}")]
-    NotProof { node: NodeId, problem: Arc<str> },
-    #[error("{container} cannot run on {node}: {reason}")]
-    Infeasible { container: ContainerId, node: NodeId, reason: Arc<str> },
-    #[error(
-        "the request is older than what is remembered of its session; ask for the object's state, then begin a new session"
-    )]
+    NotProof {
+        node: NodeId,
+        problem: Arc<str>,
+    },
+    Infeasible {
+        container: ContainerId,
+        node: NodeId,
+        reason: Arc<str>,
+    },
     RequestExpired,
 }
 
@@ -106,6 +128,46 @@ impl fmt::Display for Kind {
         })
     }
 }
+
+impl Tell for Rejected {
+    fn tell(&self, names: &impl Names, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejected::NotFound { kind, what } => write!(f, "no {kind} {what}"),
+            Rejected::NameTaken { kind, name, holder } => {
+                write!(f, "{kind} {name} exists already ({holder}); choose another name")
+            }
+            Rejected::Invalid { field, problem } => write!(f, "{field}: {problem}"),
+            Rejected::WrongState { problem } => f.write_str(problem),
+            Rejected::InUse { kind, what, by } => write!(f, "{kind} {what} is in use by {by}"),
+            Rejected::StaleIncarnation { node, given, current } => {
+                write!(f, "{}: incarnation {given} is not current; {current} is", names.node_name(*node))
+            }
+            Rejected::StaleEpoch { container, given, current } => {
+                write!(f, "{}: epoch {given} is not current; {current} is", names.container_name(*container))
+            }
+            Rejected::NotFenced { node, old } => {
+                let node = names.node_name(*node);
+                write!(f, "{node}: incarnation {old} must be fenced before a new one; wait for its receipt")
+            }
+            Rejected::NotProof { node, problem } => write!(f, "{}: {problem}", names.node_name(*node)),
+            Rejected::Infeasible { container, node, reason } => {
+                write!(f, "{} cannot run on {}: {reason}", names.container_name(*container), names.node_name(*node))
+            }
+            Rejected::RequestExpired => f.write_str(
+                "the request is older than what is remembered of its session; ask for the object's state, then begin a \
+                 new session",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(&Ids, f)
+    }
+}
+
+impl std::error::Error for Rejected {}
 
 impl Rejected {
     /// The stable word for programs, in kebab case.

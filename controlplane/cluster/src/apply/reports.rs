@@ -11,6 +11,7 @@ use crate::model::container::{
 };
 use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
 use crate::model::time::WallTime;
+use crate::names::Names;
 
 impl Step<'_> {
     pub(super) fn report_status(&mut self, node: NodeId, incarnation: Incarnation, reports: &[Report]) -> Outcome {
@@ -111,7 +112,8 @@ impl Step<'_> {
             End::StartFailed { reason } | End::Refused { reason } => {
                 let container = self.penalised(container, on, reason);
                 if container.start_failures.len() >= StartFailure::KEPT {
-                    let nodes: Vec<String> = container.start_failures.iter().map(|f| f.node.to_string()).collect();
+                    let failures = container.start_failures.iter();
+                    let nodes: Vec<String> = failures.map(|failure| self.state.node_name(failure.node)).collect();
                     let why = format!("could not be started on {}; the last said: {reason}", nodes.join(", "));
                     self.hold(container, why.into());
                 } else {

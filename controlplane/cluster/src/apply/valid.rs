@@ -12,6 +12,7 @@ use crate::model::node::NodeFacts;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::time::Span;
+use crate::names::Names;
 use crate::state::State;
 
 const KIB: usize = 1 << 10;
@@ -115,7 +116,7 @@ fn owners(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
     for owner in spec.possible_owners.iter() {
         owner_exists(state, "possible_owners", *owner)?;
         if !possible.insert(*owner) {
-            return Err(invalid("possible_owners", format!("{owner} is named twice")));
+            return Err(invalid("possible_owners", format!("{} is named twice", state.node_name(*owner))));
         }
     }
     let mut preferred = BTreeSet::new();
@@ -126,9 +127,10 @@ fn owners(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
         for owner in tier.iter() {
             owner_exists(state, "preferred_owners", *owner)?;
             if !preferred.insert(*owner) {
-                return Err(invalid("preferred_owners", format!("{owner} is named twice")));
+                return Err(invalid("preferred_owners", format!("{} is named twice", state.node_name(*owner))));
             }
             if !possible.is_empty() && !possible.contains(owner) {
+                let owner = state.node_name(*owner);
                 return Err(invalid("preferred_owners", format!("{owner} is preferred but not a possible owner")));
             }
         }

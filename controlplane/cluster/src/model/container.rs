@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ContainerId, Epoch, Incarnation, Name, NodeId, Revision};
 use super::resources::Resources;
 use super::time::{Span, WallTime};
+use crate::names::{Ids, Names, Tell};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Container {
@@ -313,17 +314,23 @@ impl fmt::Display for Exit {
     }
 }
 
-impl fmt::Display for Unplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Tell for Unplaced {
+    fn tell(&self, names: &impl Names, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unplaced::New => f.write_str("new"),
-            Unplaced::Displaced { from } => write!(f, "displaced from {from}"),
-            Unplaced::Ended { on, exit } => write!(f, "ended on {on}: {exit}"),
-            Unplaced::StartFailed { on, reason } => write!(f, "could not start on {on}: {reason}"),
+            Unplaced::Displaced { from } => write!(f, "displaced from {}", names.node_name(*from)),
+            Unplaced::Ended { on, exit } => write!(f, "ended on {}: {exit}", names.node_name(*on)),
+            Unplaced::StartFailed { on, reason } => write!(f, "could not start on {}: {reason}", names.node_name(*on)),
             Unplaced::Stopped => f.write_str("stopped"),
-            Unplaced::Moving { from } => write!(f, "moving from {from}"),
+            Unplaced::Moving { from } => write!(f, "moving from {}", names.node_name(*from)),
             Unplaced::Held { reason } => write!(f, "held: {reason}"),
         }
+    }
+}
+
+impl fmt::Display for Unplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(&Ids, f)
     }
 }
 

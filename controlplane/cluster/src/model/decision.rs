@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ContainerId, NodeId, Revision};
+use crate::names::{Ids, Names, Tell};
 use crate::placement::{Rejection, Score};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,17 +51,23 @@ pub enum Trigger {
     Retry,
 }
 
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Tell for Trigger {
+    fn tell(&self, names: &impl Names, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trigger::Created => f.write_str("created"),
             Trigger::Started => f.write_str("started"),
-            Trigger::Failover { from } => write!(f, "failover from {from}"),
+            Trigger::Failover { from } => write!(f, "failover from {}", names.node_name(*from)),
             Trigger::Restart => f.write_str("restart"),
             Trigger::Moved { by_request: true } => f.write_str("moved on request"),
             Trigger::Moved { by_request: false } => f.write_str("moved"),
-            Trigger::Drain { from } => write!(f, "drain of {from}"),
+            Trigger::Drain { from } => write!(f, "drain of {}", names.node_name(*from)),
             Trigger::Retry => f.write_str("room turned up"),
         }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(&Ids, f)
     }
 }

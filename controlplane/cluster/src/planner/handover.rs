@@ -3,6 +3,7 @@
 use super::Desk;
 use crate::command::Command;
 use crate::model::container::{Assignment, Container, Order};
+use crate::names::Names;
 use crate::placement;
 use crate::state::State;
 
@@ -24,8 +25,9 @@ pub(super) fn carry_on(desk: &mut Desk) {
 /// Why the target of a prepared handover can no longer take it.
 fn lost_target(state: &State, container: &Container) -> Option<String> {
     let Order::Prepare { target, target_incarnation, .. } = container.assignment()?.order else { return None };
+    let called = || state.node_name(target);
     if state.node(target).and_then(|node| node.up()) != Some(target_incarnation) {
-        return Some(format!("{target} is no longer up as {target_incarnation}"));
+        return Some(format!("{} is no longer up as {target_incarnation}", called()));
     }
-    placement::feasible(state, container, target).err().map(|rejection| format!("{target}: {rejection}"))
+    placement::feasible(state, container, target).err().map(|rejection| format!("{}: {rejection}", called()))
 }
