@@ -19,7 +19,7 @@ use std::time::Duration;
 const TREE: &str = "wal";
 /// The log is read once, at the start; afterwards sled needs its newest pages only.
 const CACHE_BYTES: u64 = 32 << 20;
-/// Keys removed in one batch: each batch is one write of sled, and appends wait for it.
+/// Keys removed in one batch, to the end of the record: each batch is one write of sled, and appends wait for it.
 const REMOVE_KEYS_MAX: usize = 512;
 /// Half a gigabyte opens and reads in under three seconds; a start that takes this long hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(120);
@@ -89,20 +89,29 @@ impl SledLog {
         self.fence.sync_data().map_err(|source| io("sync", &db_path(&self.folder))(source))
     }
 
-    fn remove(&self, range: impl RangeBounds<[u8; 12]>) -> Result<(), StoreError> {
-        guarded(&self.folder, "compact", || {
-            let mut keys = self.tree.range(range).keys().peekable();
-            while keys.peek().is_some() {
-                let mut batch = Batch::default();
-                for key in keys.by_ref().take(REMOVE_KEYS_MAX) {
-                    batch.remove(key?);
-                }
-                self.tree.apply_batch(batch)?;
-            }
-            Ok(())
-        })?;
+    fn remove(&self, range: impl RangeBounds<[u8; 12]> + Clone) -> Result<(), StoreError> {
+        while self.remove_some(range.clone())? {}
         self.flush()?;
         self.check_blobs()
+    }
+
+    /// Removes the first records of `range` in one batch, which a crash does wholly or not at all; `false` if there are
+    /// none. Whole records only: what is left of half a record would be taken for damage by the next start.
+    pub fn remove_some(&self, range: impl RangeBounds<[u8; 12]>) -> Result<bool, StoreError> {
+        guarded(&self.folder, "compact", || {
+            let (mut batch, mut removed, mut newest) = (Batch::default(), 0, None);
+            for key in self.tree.range(range).keys() {
+                let key = key?;
+                let number = key.get(..8).map(<[u8]>::to_vec);
+                if removed >= REMOVE_KEYS_MAX && number != newest {
+                    break;
+                }
+                batch.remove(key);
+                (removed, newest) = (removed + 1, number);
+            }
+            self.tree.apply_batch(batch)?;
+            Ok(removed > 0)
+        })
     }
 }
 

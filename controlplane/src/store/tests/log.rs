@@ -5,7 +5,7 @@ use super::{BACKENDS, Backend, create, ready, write};
 use crate::store::disk::Log;
 use crate::store::file::FileLog;
 use crate::store::sled::SledLog;
-use record::Found;
+use record::{Found, piece_key};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -60,4 +60,26 @@ fn an_engine_gives_back_what_it_got_and_forgets_what_it_may() {
         drop(engine);
         assert_eq!(log(folder.path(), backend).records().expect("whole").len(), left);
     }
+}
+
+/// sled keeps a record in pieces, and a compaction is several batches: whichever is the last one before a crash, what is
+/// left starts with a whole record.
+#[test]
+fn a_compaction_that_is_interrupted_leaves_no_half_record() {
+    let folder = TempDir::new().expect("a folder");
+    drop(create(folder.path(), Backend::Sled));
+    let mut engine = SledLog::open(&folder.path().join("member/log")).expect("whole");
+    // A hundred pieces each, which do not divide what a batch takes.
+    let record = |number: u64| vec![number as u8; 100 * 4_000];
+    (2..=30).for_each(|number| engine.append(number, &record(number)).expect("room"));
+    let (mut batches, mut left) = (0, 30);
+    while engine.remove_some(..piece_key(29, 0)).expect("it can be compacted") {
+        let found = engine.records().expect("readable");
+        assert!(found.len() < left, "a batch that removes nothing");
+        (batches, left) = (batches + 1, found.len());
+        for (found, number) in found.iter().zip(31 - left as u64..) {
+            assert_eq!(*found, Found::Record(record(number).into()), "group {number} after {batches} batches");
+        }
+    }
+    assert!(batches > 3 && left == 2, "{batches} batches, {left} are left");
 }
