@@ -5,6 +5,8 @@
 //! Little-endian. Manifest: magic, version, zero, cluster, member, incarnation, index, term, body length, SHA-256,
 //! length of the membership, membership, checksum. Each frame: checksum, then up to 64 KiB of body.
 
+use planted::planted;
+
 use crate::codec::{identity_at, put_identity, u16_at, u32_at, u64_at};
 use crate::damage::SnapshotFault;
 use crate::types::{Identity, LogPoint, SnapshotMeta};
@@ -84,14 +86,14 @@ pub fn decode_snapshot(mut file: Vec<u8>) -> Result<(Identity, SnapshotMeta, Vec
     let (mut from, mut to) = (start, 0);
     while from < file.len() {
         let frame = from + CRC_BYTES..(from + CRC_BYTES + FRAME_BYTES).min(file.len());
-        if crc32fast::hash(&file[frame.clone()]) != u32_at(&file, from) {
+        if crc32fast::hash(&file[frame.clone()]) != u32_at(&file, from) && !planted!("snapshot-without-its-hash") {
             return Err(SnapshotFault::Frame(from as u64));
         }
         file.copy_within(frame.clone(), to);
         (from, to) = (frame.end, to + frame.len());
     }
     file.truncate(to);
-    if !meta.describes(&file) {
+    if !meta.describes(&file) && !planted!("snapshot-without-its-hash") {
         return Err(SnapshotFault::Hash);
     }
     Ok((identity, meta, file))

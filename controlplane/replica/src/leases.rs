@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cluster::agent::{Answer, Heartbeat, MembershipIdentity, Refusal};
 use cluster::{Health, Incarnation, MemberId, Moment, NodeId, Span, State};
+use planted::planted;
 
 use crate::log::Tail;
 
@@ -47,7 +48,12 @@ impl Leases {
 
     /// A registration was applied here: it counts as the first heartbeat, and grants no lease.
     pub fn registered(&mut self, now: Moment, node: NodeId, incarnation: Incarnation) {
-        let granted = Granted { incarnation, registered: now, heard: None, over_at: now };
+        let mut granted = Granted { incarnation, registered: now, heard: None, over_at: now };
+        if planted!("age-of-another-incarnation")
+            && let Some(before) = self.granted.get(&node)
+        {
+            granted = Granted { incarnation, ..*before };
+        }
         self.granted.insert(node, granted);
     }
 
@@ -63,6 +69,9 @@ impl Leases {
 
     /// This member's clock stood still for `gap`, or the member did: that is evidence against nobody *(a2)*.
     pub fn stalled(&mut self, now: Moment, gap: Span) {
+        if planted!("late-tick-blamed") {
+            return;
+        }
         self.known_since = now;
         for granted in self.granted.values_mut() {
             granted.heard = granted.heard.map(|heard| (heard + gap).min(now));
@@ -98,7 +107,7 @@ impl Leases {
             }
             _ => return Some(Refusal::NotCurrent),
         }
-        if !tail.fencings(node, incarnation).is_empty() {
+        if !tail.fencings(node, incarnation).is_empty() && !planted!("acknowledges-while-fencing") {
             return Some(Refusal::Fencing);
         }
         if !state.settings().legal(terms) {
@@ -149,6 +158,9 @@ impl Leases {
     /// does not know itself as a voter yet knows nothing: it counts from now.
     fn counted_from(&self, now: Moment, node: NodeId, incarnation: Incarnation) -> Moment {
         let registered = self.of(node, incarnation).map_or(Moment(0), |granted| granted.registered);
+        if planted!("unknown-not-counted") {
+            return registered;
+        }
         self.known_since.max(self.voter_since.unwrap_or(now)).max(registered)
     }
 

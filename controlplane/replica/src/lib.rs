@@ -26,6 +26,7 @@ mod tick;
 use std::collections::BTreeMap;
 
 use cluster::{MemberId, Moment, Revision, Span, State, WallTime};
+use planted::planted;
 
 pub use crate::codec::{MembershipChange, Step, decode_membership, encode_membership};
 use crate::comparison::Comparison;
@@ -85,7 +86,10 @@ impl Replica {
         let machine = Machine::new(state);
         // A commit index alone is not synced: what is applied was committed.
         hard_state.commit = hard_state.commit.max(machine.applied());
-        let membership = machine.state().map(|state| state.membership().clone()).unwrap_or_default();
+        let mut membership = machine.state().map(|state| state.membership().clone()).unwrap_or_default();
+        if planted!("membership-beneath-forgotten") {
+            (membership.term, membership.index) = (0, 0);
+        }
         let tail = Tail::new(hard_state, membership, snapshot, entries);
         let committed_before = tail.hard_state.commit;
         let consensus = Consensus::new(config.id, tail, machine.applied())?;

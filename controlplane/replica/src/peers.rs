@@ -3,6 +3,7 @@
 
 use cluster::agent::{Heartbeat, HeartbeatReply};
 use cluster::{Incarnation, MemberId, NodeId, Span};
+use planted::planted;
 use record::LogPoint;
 
 use crate::message::{NodeAge, PeerMessage, RaftMessage};
@@ -77,7 +78,7 @@ impl Replica {
         }
         // Without a state it has nothing to vote with: a newcomer waits for its snapshot, and who lost everything could
         // help a candidate that lacks what it once acknowledged.
-        let votes = !message.asks_for_vote() || self.state().is_some();
+        let votes = !message.asks_for_vote() || self.state().is_some() || planted!("rejoins-under-the-burnt-id");
         if !stranger && votes && message.snapshot.is_none() {
             self.consensus.step(message);
         }
@@ -86,6 +87,9 @@ impl Replica {
     /// How far a peer's log is durable, as it says when its stream opens. A voter has had a log since before it could
     /// vote, whoever leads by now and whatever that one has seen of it.
     pub(crate) fn hello(&mut self, from: MemberId, durable: LogPoint) {
+        if planted!("rejoins-under-the-burnt-id") {
+            return;
+        }
         let voter = self.consensus.tail().newest_membership().votes(from).then_some(1);
         match self.consensus.matched(from).max(voter) {
             Some(had) if had > durable.index => {
@@ -112,7 +116,8 @@ impl Replica {
         let logged = tail.fencings(node, incarnation).contains(&fencing);
         let in_force = tail.is_durable(fencing.index) && (applied || logged);
         let longest = state.settings().longest_wait();
-        in_force.then(|| self.leases.remaining(self.now, node, incarnation, longest))
+        (in_force || planted!("remaining-before-the-refusal"))
+            .then(|| self.leases.remaining(self.now, node, incarnation, longest))
     }
 
     /// The state is at least where it was when this member stopped. Before that it may not know the longest terms that

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use cluster::{MemberId, Membership};
+use planted::planted;
 use raft::eraftpb;
 use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, EntryType, MessageType};
 use raft::{GetEntriesContext, ProgressState, RaftState, RawNode, SnapshotStatus, StateRole, Storage, StorageError};
@@ -269,10 +270,20 @@ impl Consensus {
         self.tail_mut().append(entries.clone());
 
         let held: Vec<RaftMessage> = ready.take_persisted_messages().into_iter().filter_map(from_raft).collect();
+        let held = if planted!("messages-before-sync") {
+            turn.messages.extend(held);
+            Vec::new()
+        } else {
+            held
+        };
         let number = ready.number();
         let writes = ready.must_sync().then(|| self.tail().last());
         if ready.must_sync() {
             let restored = snapshot.as_ref().map(SnapshotMeta::point);
+            let mut hard_state = hard_state;
+            if planted!("commit-without-its-entries") {
+                hard_state.commit = self.tail().snapshot().map_or(0, |snapshot| snapshot.index);
+            }
             turn.persist = Some(Write { number, group: Group { hard_state, restored, entries }, snapshot });
         }
         self.node.advance_append_async(ready);

@@ -3,6 +3,7 @@
 //! Absent: bodies; the shell encodes, saves and carries them.
 
 use cluster::{MemberId, Moment, Revision, Span, State};
+use planted::planted;
 use record::{LogPoint, SnapshotMeta};
 
 use crate::codec;
@@ -65,7 +66,8 @@ impl Replica {
         self.leases.restored(self.now, &state);
         self.machine.restore(state);
         self.membership_since = self.now;
-        self.effects.push(Effect::Installed { revision: Revision(meta.index) });
+        let late = u64::from(planted!("watch-resumes-one-too-late"));
+        self.effects.push(Effect::Installed { revision: Revision(meta.index + late) });
     }
 
     pub(crate) fn maybe_snapshot(&mut self) {
@@ -79,7 +81,10 @@ impl Replica {
         if due && !self.snapshots.building && self.snapshots.installing.is_none() {
             self.snapshots.building = true;
             let membership = codec::encode_membership(&tail.membership);
-            let point = LogPoint { index: applied, term };
+            let mut point = LogPoint { index: applied, term };
+            if planted!("applied-index-not-with-the-state") {
+                point = tail.durable();
+            }
             self.effects.push(Effect::BuildSnapshot { point, membership, state: Box::new(state.clone()) });
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, WantedSpec};
 use cluster::{ContainerId, Generation, Incarnation, LeaseTerms, Revision};
+use planted::planted;
 
 use crate::journal::{Journal, Life};
 
@@ -39,10 +40,11 @@ impl Desired {
         if set.generation != journal.generation {
             return Err(Dropped::OtherGeneration { theirs: set.generation });
         }
-        if set.incarnation != journal.incarnation || journal.life != Life::Current {
+        let other = set.incarnation != journal.incarnation && !planted!("desired-set-of-another-incarnation");
+        if other || journal.life != Life::Current {
             return Err(Dropped::OtherIncarnation { theirs: set.incarnation });
         }
-        if set.revision < journal.revision {
+        if set.revision < journal.revision && !planted!("desired-set-out-of-order") {
             return Err(Dropped::Older { revision: set.revision, than: journal.revision });
         }
         let mut known = self.accepted.take().map(|accepted| accepted.specs).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! Absent: the agent's word; a deadline that passed stays passed *(a2)*.
 
 use cluster::{Incarnation, Moment, Span};
+use planted::planted;
 
 use crate::exchange::{Effect, GuardSays};
 
@@ -135,6 +136,10 @@ impl Guardian {
 
     fn watch(&mut self, now: Moment) {
         if !self.slot.latched && self.slot.deadline.is_some_and(|at| at <= now) {
+            if planted!("gap-is-forgiven") && self.slot.deadline.is_some_and(|at| now.since(at) > Span::millis(500)) {
+                self.slot.deadline = Some(now + self.slot.lease);
+                return;
+            }
             self.latch(now);
         }
     }
@@ -170,7 +175,14 @@ impl Guardian {
         let incarnation = self.slot.incarnation;
         if self.next_sweep <= now {
             self.next_sweep = now + if self.emptied { SWEEP_ON } else { SWEEP };
+            if planted!("guard-sweeps-once") {
+                self.next_sweep = now + Span::seconds(3_600);
+            }
             effects.push(GuardEffect::Sweep { incarnation });
+            if planted!("nobody-looks-what-is-left") && !self.emptied {
+                self.emptied = true;
+                effects.push(GuardEffect::Record { incarnation });
+            }
         }
         if !self.emptied && !self.overdue_said && self.due <= now {
             self.overdue_said = true;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use cluster::agent::{Answer, Heartbeat, HeartbeatReply};
 use cluster::{MemberId, Moment, Span};
+use planted::planted;
 
 use crate::agent::Agent;
 use crate::exchange::{Audience, Effect};
@@ -74,6 +75,9 @@ impl Agent {
         }
         let identity = match answer {
             Answer::Refused(_) => {
+                if planted!("refusal-ends") {
+                    self.end("a voter refused it", false);
+                }
                 self.pulse.retries.entry(member).or_insert(now + RETRY);
                 return;
             }
@@ -85,7 +89,8 @@ impl Agent {
             self.out.push(Effect::Membership(identity.clone()));
         }
         let held = self.lease.is_held(now);
-        if let Some(end) = self.lease.acknowledge(now, member, echo.sent_at, &identity) {
+        let sent_at = if planted!("lease-from-reply") { now } else { echo.sent_at };
+        if let Some(end) = self.lease.acknowledge(now, member, sent_at, &identity) {
             let incarnation = self.journal.incarnation;
             self.out.push(Effect::Deadline { incarnation, at: Some(end) });
             if !held {

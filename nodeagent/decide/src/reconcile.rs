@@ -6,6 +6,7 @@
 use cluster::agent::{DesiredItem, DesiredSet, Wanted};
 use cluster::command::Reported;
 use cluster::{End, Exit, Moment, Observed, OnQuorumLoss, Span};
+use planted::planted;
 
 use crate::actual::{Key, Phase, Work};
 use crate::agent::Agent;
@@ -45,6 +46,7 @@ impl Agent {
         for item in self.desired.items().copied().collect::<Vec<_>>() {
             match item.wanted {
                 Wanted::Run => self.bring_up(now, &item),
+                Wanted::Prepare if planted!("target-starts-at-prepare") => self.bring_up(now, &item),
                 Wanted::Stop => self.see_closed(now, &item),
                 Wanted::Prepare => self.prepare(now, &item),
             }
@@ -60,7 +62,7 @@ impl Agent {
     fn bring_up(&mut self, now: Moment, item: &DesiredItem) {
         let key = (item.container, item.epoch);
         if let Some(Work { phase: Phase::Beginning { intent }, .. }) = self.actual.get(key) {
-            if self.durable >= *intent {
+            if self.durable >= *intent || planted!("start-before-intent") {
                 self.start(now, item);
             }
             return;
@@ -197,6 +199,12 @@ impl Agent {
             }
             (Happened::ClaimRefused { reason }, Phase::Starting) => {
                 self.stop(now, key, End::Refused { reason }, Span::ZERO)
+            }
+            (Happened::Exited { exit }, Phase::Running) if planted!("stop-before-unmount") => {
+                self.close(key, End::Exited(exit))
+            }
+            (Happened::Exited { .. }, Phase::Stopping { end, .. }) if planted!("stop-before-unmount") => {
+                self.close(key, end)
             }
             (Happened::Exited { exit }, Phase::Starting | Phase::Running) => {
                 self.stop(now, key, End::Exited(exit), Span::ZERO)

@@ -6,6 +6,7 @@
 use cluster::agent::ToLeader;
 use cluster::command::Registration;
 use cluster::{End, Exit, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, OnQuorumLoss, Proof, Revision, Span};
+use planted::planted;
 
 use crate::actual::{Key, Phase, Work};
 use crate::agent::Agent;
@@ -48,7 +49,7 @@ impl Agent {
         if !matches!(self.standing, Standing::Serving { .. }) {
             return;
         }
-        if self.lease.is_over(now) {
+        if self.lease.is_over(now) && !planted!("gap-is-forgiven") {
             self.end("its lease is over", false);
         } else if self.guard.is_some_and(|guard| guard.incarnation == self.journal.incarnation && guard.latched) {
             self.end("its guard latched it", false);
@@ -96,7 +97,7 @@ impl Agent {
     /// From serving to ending. Latches on disk and in the guard's slot; nothing starts from here on, no heartbeat leaves,
     /// and no order of the incarnation counts any more. Only the lease's end is proven by it, so `keep` workloads stay
     /// unless `everything` must go.
-    fn end(&mut self, reason: &str, everything: bool) {
+    pub(crate) fn end(&mut self, reason: &str, everything: bool) {
         let incarnation = self.journal.incarnation;
         self.say(format!("{incarnation}: serving -> ending, {reason}"));
         if self.journal.life == Life::Current {
@@ -108,6 +109,10 @@ impl Agent {
     fn begin_ending(&mut self, everything: bool, guard: Option<Incarnation>) {
         if let Some(incarnation) = guard {
             self.out.push(Effect::Latch { incarnation });
+        }
+        if planted!("ended-said-before-it-is") {
+            let incarnation = self.journal.incarnation;
+            self.out.push(Effect::ToLeader(ToLeader::Ended { incarnation, proof: Proof::Guard }));
         }
         self.desired.clear();
         self.drop_preparations();
@@ -187,7 +192,8 @@ impl Agent {
             return;
         }
         self.stop_all(now, |_, work| everything || work.policy == OnQuorumLoss::Stop);
-        if self.actual.iter().any(|(_, work)| work.must_go(everything)) {
+        let nobody_looks = planted!("nobody-looks-what-is-left");
+        if self.actual.iter().any(|(_, work)| work.must_go(everything)) && !nobody_looks {
             self.note_ending(|ending| ending.look = None);
             return;
         }
@@ -195,7 +201,7 @@ impl Agent {
             let look = self.look();
             return self.note_ending(|ending| ending.look = Some(look));
         };
-        if self.seen < look {
+        if self.seen < look && !nobody_looks {
             return;
         }
         let over = match (ending.over, &self.journal.life) {
@@ -319,7 +325,7 @@ impl Agent {
             node: self.config.node,
             ends: self.journal.incarnation,
             boot: self.config.boot,
-            empty: self.is_same_boot() && self.actual.is_empty(),
+            empty: self.is_same_boot() && (self.actual.is_empty() || planted!("empty-without-a-look")),
             facts,
         };
         self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use planted::planted;
+
 use super::{Done, Kind, Outcome, Rejected, Step, invalid, not_found, valid, wrong_state};
 use crate::event::Event;
 use crate::model::container::{AfterStop, Assignment, Container, ContainerSpec, Desired, Order, Placement, Unplaced};
@@ -310,7 +312,12 @@ impl Step<'_> {
         incarnation: Incarnation,
         trigger: Trigger,
     ) {
-        let epoch = container.epoch.next();
+        let mut epoch = container.epoch.next();
+        if planted!("epoch-stays-with-the-node")
+            && self.state.status(container.id).is_some_and(|status| status.node == node)
+        {
+            epoch = container.epoch;
+        }
         container.epoch = epoch;
         container.placement = Placement::Assigned(Assignment {
             node,

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use planted::planted;
+
 use super::{Done, Outcome, Rejected, Step, valid, wrong_state};
 use crate::event::Event;
 use crate::model::container::{Container, OnQuorumLoss, Order, Placement, Unplaced};
@@ -34,6 +36,9 @@ impl Step<'_> {
         let name = node.name.clone();
         self.state.put_node(node);
         self.events.push(Event::FencingBegun { node: id, name, incarnation, cause: cause.clone() });
+        if planted!("fencing-frees") {
+            self.release_covered(id, incarnation, &Proof::Guard);
+        }
         Ok(Done::Node(id))
     }
 
@@ -44,7 +49,7 @@ impl Step<'_> {
             return Err(wrong_state(problem));
         }
         let membership = self.state.membership();
-        let few = |voters: usize| voters < VOTERS_FOR_TIME;
+        let few = |voters: usize| voters < VOTERS_FOR_TIME && !planted!("small-cluster-fences");
         if few(membership.voters.len()) || (membership.is_joint() && few(membership.outgoing.len())) {
             return Err(wrong_state(format!("with fewer than {VOTERS_FOR_TIME} voters time alone fences nobody")));
         }
@@ -113,7 +118,9 @@ impl Step<'_> {
             let Some(assignment) = container.assignment() else { continue };
             match claim {
                 Claim::Owner if !covers(proof, incarnation, assignment.incarnation) => {}
-                Claim::Owner if proof.scope() == ReceiptScope::Node => self.displace(container),
+                Claim::Owner if proof.scope() == ReceiptScope::Node || planted!("time-frees-kept") => {
+                    self.displace(container)
+                }
                 Claim::Owner => match assignment.on_quorum_loss {
                     OnQuorumLoss::Stop => self.displace(container),
                     OnQuorumLoss::Keep => self.await_receipt(container),
@@ -151,6 +158,9 @@ impl Step<'_> {
                 && matches!(assignment.order, Order::AwaitingReceipt { .. })
             {
                 assignment.incarnation = Incarnation(self.index.0);
+                if planted!("adopted-under-another-policy") {
+                    assignment.on_quorum_loss = OnQuorumLoss::Stop;
+                }
                 assignment.order = order;
                 self.put(container);
             }

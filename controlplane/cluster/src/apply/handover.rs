@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use planted::planted;
+
 use super::{Done, Outcome, Rejected, Step, valid, wrong_state};
 use crate::event::Event;
 use crate::model::container::{Assignment, Container, Order, Placement, Unplaced};
@@ -76,6 +78,11 @@ impl Step<'_> {
         container.placement = Placement::Assigned(assignment);
         self.put(container);
         self.events.push(Event::HandoffBegun { container: id, name, from, epoch });
+        if planted!("target-owns-at-handoff")
+            && let Ok(container) = self.container(id)
+        {
+            self.hand_over(container, from, target, target_incarnation);
+        }
         Ok(Done::Container(id))
     }
 
@@ -84,6 +91,7 @@ impl Step<'_> {
         let (container, assignment) = self.assigned(id, epoch)?;
         match assignment.order {
             Order::Prepare { .. } => self.back_to_run(container, Arc::clone(reason)),
+            Order::Handoff { .. } if planted!("handoff-goes-back") => self.back_to_run(container, Arc::clone(reason)),
             Order::Handoff { .. } | Order::Blocked { .. } => {
                 let problem = format!("{} is past its handoff; it can only go forward", container.spec.name);
                 return Err(wrong_state(problem));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use cluster::command::Command;
 use cluster::{Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, Order, Proof, Span};
+use planted::planted;
 use record::LogPoint;
 
 use super::{ASK_EVERY, Desk, Leadership, Pending};
@@ -55,7 +56,10 @@ impl Duty {
 impl Leadership {
     pub(super) fn begin_fencing(&mut self, desk: &mut Desk<'_>) {
         let settings = desk.state.settings();
-        let longest = settings.terms_fading.iter().map(|terms| terms.lease).fold(settings.terms.lease, Ord::max);
+        let mut longest = settings.terms_fading.iter().map(|terms| terms.lease).fold(settings.terms.lease, Ord::max);
+        if planted!("fencing-at-suspicion") {
+            longest = settings.terms.suspicion();
+        }
         let silent: Vec<(NodeId, Incarnation, Span)> = self.silence.older_than(longest).collect();
         if silent.is_empty() {
             return;
@@ -67,6 +71,9 @@ impl Leadership {
             if held_back.is_none() && self.pending_keys.insert(pending.clone()) {
                 let command = Command::BeginFencing { node, incarnation, cause: FenceCause::Silence };
                 desk.propose.push((Origin::Duty, Some(pending), command));
+                if planted!("fence-method-before-fencing") {
+                    desk.effects.push(Effect::Fence { node, incarnation });
+                }
             }
         }
     }
@@ -79,7 +86,7 @@ impl Leadership {
         } else {
             membership.voters.len()
         };
-        if fewest < 3 {
+        if fewest < 3 && !planted!("small-cluster-fences") {
             return Some("fewer than three voters: time alone fences nobody");
         }
         if desk.tail.has_unapplied_change() {
@@ -101,6 +108,9 @@ impl Leadership {
             .filter_map(|node| match &node.health {
                 Health::Fencing { incarnation, begun, .. } => Some((node.id, *incarnation, begun.0)),
                 _ => None,
+            })
+            .filter(|(_, _, index)| {
+                !planted!("open-fencing-is-the-beginners") || desk.tail.term(*index) == Some(desk.tail.hard_state.term)
             })
             .collect();
         self.duties.retain(|node, duty| open.iter().any(|(id, of, _)| id == node && *of == duty.incarnation));
@@ -173,7 +183,7 @@ impl Leadership {
             && duty.round == round
         {
             // Told by its clock, waited by ours: ours may be the faster one.
-            let drift = u64::from(drift_ppm);
+            let drift = if planted!("drift-forgotten") { 0 } else { u64::from(drift_ppm) };
             let over_at = now + remaining.scaled_up(1_000_000 + drift, 1_000_000 - drift);
             // After the refusal nothing is granted any more: an answer that says less is simply nearer to the truth.
             duty.over_at.entry(from).and_modify(|known| *known = over_at.min(*known)).or_insert(over_at);
@@ -221,7 +231,8 @@ impl Duty {
         let drift = u64::from(desk.state.settings().terms.drift_ppm);
         let full = desk.state.settings().longest_wait().scaled_up(1_000_000 + drift, 1_000_000 - drift);
         let young = membership.index > 0 && desk.now.since(desk.membership_since) < full;
-        if !membership.is_joint() && !young && self.barrier.is_none() {
+        let settled = !membership.is_joint() && !young && self.barrier.is_none();
+        if settled || planted!("young-membership-not-waited") {
             return Some(voters);
         }
         // The membership that governs is too new for what voters remember of the one before: a full W, from an entry

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::command::Command;
 use cluster::{ContainerId, Moment, Order, Placement, Revision, Span};
+use planted::planted;
 
 use super::{Desk, Pending};
 use crate::proposals::Origin;
@@ -55,6 +56,10 @@ impl Overdue {
             let command = match phase {
                 Phase::Prepare => {
                     let reason = "the target did not get ready in time".into();
+                    Command::AbortHandover { container, epoch, reason }
+                }
+                Phase::Handoff if planted!("handoff-goes-back") => {
+                    let reason = "the source did not stop in time".into();
                     Command::AbortHandover { container, epoch, reason }
                 }
                 Phase::Handoff => Command::BlockHandover { container, epoch },

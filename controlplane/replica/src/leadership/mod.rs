@@ -15,6 +15,7 @@ use std::sync::Arc;
 use cluster::command::Command;
 use cluster::planner::Observed;
 use cluster::{Event, Incarnation, MemberId, Moment, NodeId, Outcome, Proof, Span, State, WallTime};
+use planted::planted;
 
 use crate::leadership::brake::BrakeWatch;
 use crate::leadership::fencing::Duty;
@@ -132,7 +133,7 @@ impl Desk<'_> {
 
 impl Leadership {
     pub fn is_settled(&self) -> bool {
-        self.settled
+        self.settled || planted!("own-term-entry-not-awaited")
     }
 
     /// An own-term entry is applied.
@@ -146,7 +147,7 @@ impl Leadership {
 
     /// Everything a leader does when time has passed.
     pub fn tick(&mut self, desk: &mut Desk<'_>) {
-        if !self.settled {
+        if !self.is_settled() {
             return;
         }
         self.silence.watch(desk, &mut self.transitions);
@@ -155,7 +156,8 @@ impl Leadership {
         self.finish_fencing(desk);
         self.overdue.watch(desk, &mut self.pending_keys);
         self.move_for_unheard(desk);
-        if desk.tail.membership.is_joint() && !desk.tail.has_unapplied_change() {
+        let joint = desk.tail.membership.is_joint() && !planted!("joint-never-left");
+        if joint && !desk.tail.has_unapplied_change() {
             desk.leave_joint = true;
         }
         self.sessions.repeat(desk);
@@ -186,7 +188,7 @@ impl Leadership {
 
     /// After everything of a turn is applied: push and plan once.
     pub fn settled_turn(&mut self, desk: &mut Desk<'_>) {
-        if self.settled {
+        if self.is_settled() {
             self.sessions.push(desk);
             self.plan(desk);
         }
@@ -223,6 +225,9 @@ impl Leadership {
 
     /// It was dropped before it got one.
     pub fn dropped(&mut self, key: &Pending) {
+        if planted!("dropped-proposal-stays-pending") {
+            return;
+        }
         self.pending_keys.remove(key);
         if let Pending::Barrier(node) = key
             && let Some(duty) = self.duties.get_mut(node)

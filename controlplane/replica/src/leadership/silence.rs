@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use cluster::{Incarnation, MemberId, Moment, NodeId, Span};
+use planted::planted;
 
 use super::{ASK_EVERY, Desk, NodeView, Seen, TRANSITIONS, Transition};
 use crate::message::{NodeAge, PeerMessage};
@@ -189,6 +190,9 @@ impl Silence {
     /// ago, and none that was heard of has been up for longer. Members restarted one after another are no such start:
     /// one that stayed up saw the nodes all the while.
     pub fn whole_cluster_started(&self, desk: &Desk<'_>, grace: Span) -> bool {
+        if planted!("boot-grace-forgotten") {
+            return false;
+        }
         let just_started = |member: MemberId| {
             if member == desk.me {
                 return Some(desk.cold.is_some_and(|up_for| up_for < grace));
@@ -203,6 +207,9 @@ impl Silence {
 
     /// The voter that heard best a node which a majority hears and we have not for two leases.
     pub fn heard_elsewhere(&self, desk: &Desk<'_>) -> Option<MemberId> {
+        if planted!("unheard-node-moves-nobody") {
+            return None;
+        }
         let lease = desk.state.settings().terms.lease;
         let suspicion = desk.state.settings().terms.suspicion();
         let lonely =
