@@ -5,7 +5,8 @@
 //! ```text
 //! lock          held for the life of the process
 //! creating      while a new store is being made; what is there then was never promised to anybody
-//! quarantined   why this store must never be used again, in words
+//! owner         the identity once more: there was a store here, so a folder without one has lost it
+//! quarantined   why this store must never be used again, in words; once more as member/quarantined
 //! member/identity, member/guard, member/log/, member/snapshots/
 //! retired-1/    a damaged store, kept read-only for whoever wants to look
 //! ```
@@ -115,6 +116,9 @@ impl Folder {
             self.abandon_creation()?;
         }
         if !exists(&self.member())? {
+            if exists(&self.owner())? {
+                return Ok(OpenOutcome::Quarantined(self.set_quarantine(&Damage::Missing { part: "member folder" })?));
+            }
             return Ok(OpenOutcome::Fresh);
         }
         match self.open_member(backend, cluster) {
@@ -147,8 +151,10 @@ impl Folder {
             Backend::File => file::FileLog::create(&self.log(), tip.number, &record)?,
         }
         GuardFile::create(&self.guard(), &mut ledger, &tip)?;
-        IdentityFile { identity, backend }.write(&member.join("identity"))?;
+        let file = IdentityFile { identity, backend };
+        file.write(&member.join("identity"))?;
         sync_folder(&member)?;
+        file.write(&self.owner())?;
         remove_file(&self.creating())?;
         sync_folder(&self.path)?;
         self.open_member(backend, Some(identity.cluster))
@@ -157,8 +163,11 @@ impl Folder {
     /// Puts a quarantined store aside, read-only, so that a new member can be made here under a new id. Gives back
     /// where it is now. Errs with `NotQuarantined` if there is no reason for it.
     pub fn retire(&self) -> Result<PathBuf, StoreError> {
-        if self.quarantine()?.is_none() {
+        let Some(quarantine) = self.quarantine()? else {
             return Err(StoreError::NotQuarantined { folder: self.path.display().to_string() });
+        };
+        if !exists(&self.mark())? {
+            self.mark_quarantined(&quarantine.reason)?;
         }
         let taken = |number: &u32| self.path.join(format!("retired-{number}"));
         let mut number = 1;
@@ -171,9 +180,9 @@ impl Folder {
         } else {
             create_folder(&retired)?;
         }
+        write_durably(&retired.join("quarantined"), quarantine.reason.as_bytes())?;
+        remove_file(&self.owner())?;
         // The mark last: as long as it is there, this can be done again.
-        let reason = fs::read(self.mark()).map_err(io("read", &self.mark()))?;
-        write_durably(&retired.join("quarantined"), &reason)?;
         remove_file(&self.mark())?;
         sync_folder(&self.path)?;
         durable::make_read_only(&retired)?;
@@ -182,12 +191,16 @@ impl Folder {
 
     /// Whether this folder is quarantined, and why.
     pub fn quarantine(&self) -> Result<Option<Quarantine>, StoreError> {
-        if !exists(&self.mark())? {
-            return Ok(None);
+        for mark in [self.mark(), self.inner_mark()] {
+            if exists(&mark)? {
+                // It counts whatever has become of its words.
+                let text = fs::read(&mark).map_err(io("read", &mark))?;
+                let text = String::from_utf8_lossy(&text);
+                let reason = text.lines().next().unwrap_or("the reason was not recorded").to_owned();
+                return Ok(Some(Quarantine { reason, identity: self.identity() }));
+            }
         }
-        let reason = fs::read_to_string(self.mark()).map_err(io("read", &self.mark()))?;
-        let reason = reason.lines().next().unwrap_or("the reason was not recorded").to_owned();
-        Ok(Some(Quarantine { reason, identity: self.identity() }))
+        Ok(None)
     }
 
     /// Burns the store for a reason that its records do not show, such as a leader that knows of more. The disk must be
@@ -205,12 +218,15 @@ impl Folder {
             "{reason}\nThis store must not be used again. Remove the member from the cluster and let it rejoin under \
              a new id: quoratectl member rejoin.\n"
         );
-        write_durably(&self.mark(), text.as_bytes())?;
+        // Two marks, for the loss of one must not be the loss of all: what a leader knows no record shows.
+        let inner = if exists(&self.member())? { write_durably(&self.inner_mark(), text.as_bytes()) } else { Ok(()) };
+        write_durably(&self.mark(), text.as_bytes()).and(inner)?;
         Ok(Quarantine { reason: reason.to_owned(), identity: self.identity() })
     }
 
     fn identity(&self) -> Option<Identity> {
-        IdentityFile::read(&self.member().join("identity")).ok().map(|file| file.identity)
+        let files = [self.member().join("identity"), self.owner()];
+        files.iter().find_map(|path| IdentityFile::read(path).ok()).map(|file| file.identity)
     }
 
     fn open_member(
@@ -239,6 +255,9 @@ impl Folder {
             Backend::File => Box::new(Disk::new(file::FileLog::open(&self.log())?, guard, snapshots, lock)),
         };
         let loaded = disk.load()?.expect("a guard is there, so there is a store or damage");
+        if IdentityFile::read(&self.owner()).ok().as_ref() != Some(&file) {
+            file.write(&self.owner())?;
+        }
         Ok((disk, loaded))
     }
 
@@ -248,6 +267,7 @@ impl Folder {
             fs::remove_dir_all(self.member()).map_err(io("remove the unfinished", &self.member()))?;
             sync_folder(&self.path)?;
         }
+        remove_file(&self.owner())?;
         remove_file(&self.creating())?;
         sync_folder(&self.path)
     }
@@ -272,8 +292,16 @@ impl Folder {
         self.path.join("creating")
     }
 
+    fn owner(&self) -> PathBuf {
+        self.path.join("owner")
+    }
+
     fn mark(&self) -> PathBuf {
         self.path.join("quarantined")
+    }
+
+    fn inner_mark(&self) -> PathBuf {
+        self.member().join("quarantined")
     }
 }
 

@@ -71,10 +71,10 @@ impl Snapshots {
         self.folder.join(format!("{:020}-{:020}.{SUFFIX}", meta.index, meta.term))
     }
 
-    /// The file with the highest index; `None` if there is none.
+    /// The file with the highest index; `None` if there is none. Errs with `Damaged` if the folder is gone.
     fn newest_path(&self) -> Result<Option<PathBuf>, StoreError> {
         if !exists(&self.folder)? {
-            return Ok(None);
+            return Err(Damage::Missing { part: "snapshot folder" }.into());
         }
         let mut newest = None;
         for entry in fs::read_dir(&self.folder).map_err(io("list", &self.folder))? {

@@ -1,5 +1,6 @@
 //! The store from outside: one contract for every engine, damage to every file, processes killed while they write.
 
+mod anatomy;
 mod contract;
 mod crash;
 mod damage;
@@ -21,6 +22,7 @@ use record::{Loaded, RaftDisk, StoreError};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const BACKENDS: [Backend; 2] = [Backend::Sled, Backend::File];
 
@@ -97,6 +99,12 @@ fn files(path: &Path) -> Vec<std::path::PathBuf> {
 /// How many times a loop strikes; `./tests/run` says more or fewer.
 fn cycles() -> u64 {
     std::env::var("QUORATE_STORE_CYCLES").ok().map_or(10, |text| text.parse().expect("a number of cycles"))
+}
+
+/// A folder in memory where there is one: for what is about bytes and not about syncs.
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.expect("a folder")
 }
 
 /// Says that something was not tested, past the capture of the test runner, and in the file named by `QUORATE_NOT_RUN`.

@@ -62,6 +62,11 @@ impl Oracle {
         Self { seed, model: Model::default(), group: 1, steps: 0, under_way: None, counts: Counts::default() }
     }
 
+    /// For a store in which `model` is durable, `group` its last group.
+    pub fn knowing(model: &Model, group: u64) -> Self {
+        Self { model: model.clone(), group, ..Self::new(0) }
+    }
+
     /// How many steps were begun; the writer goes on from here.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -5,7 +5,7 @@
 
 use super::oracle::{Oracle, Verdict};
 use super::writer::{Syncs, struck_writer};
-use super::{BACKENDS, Backend, create, cycles, not_run};
+use super::{BACKENDS, Backend, create, cycles, not_run, scratch};
 use rustix::ioctl::{Setter, ioctl, opcode};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -80,8 +80,7 @@ impl LoopDisk {
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("root has mount namespaces");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("root may");
         // The image is in memory: only what ext4 does matters, not how fast a disk beneath it is.
-        let memory = Path::new("/dev/shm");
-        let home = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.expect("a folder");
+        let home = scratch();
         let mount = home.path().join("mount");
         std::fs::create_dir(&mount).expect("a folder");
         let disk = Self { home, mount };
