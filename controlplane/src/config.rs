@@ -193,10 +193,19 @@ fn unknown_key(message: &str) -> Option<(String, Vec<String>)> {
     Some((key.to_owned(), known))
 }
 
-/// The known key that takes the fewest edits, if few are enough.
+/// The known key that takes the fewest edits, if few are enough; words in another order cost nothing.
 fn nearest(key: &str, known: &[String]) -> Option<String> {
-    let by_distance = known.iter().map(|known| (distance(key, known), known));
-    by_distance.min().filter(|(edits, known)| *edits <= known.len().max(3) / 2).map(|(_, known)| known.clone())
+    let cost = |known: &String| distance(key, known).min(distance(&in_order(key), &in_order(known)));
+    let by_cost = known.iter().map(|known| (cost(known), known));
+    by_cost.min().filter(|(edits, known)| *edits <= known.len().max(3) / 2).map(|(_, known)| known.clone())
+}
+
+/// The words of a key by the alphabet, each told apart by any sign: `listen-peer` and `peer_listen` are the same.
+fn in_order(key: &str) -> String {
+    let key = key.to_lowercase();
+    let mut words: Vec<&str> = key.split(|letter: char| !letter.is_alphanumeric()).collect();
+    words.sort_unstable();
+    words.join("_")
 }
 
 /// Insertions, removals and replacements from one to the other. Source: Levenshtein, one row at a time.
@@ -233,6 +242,12 @@ mod tests {
             parse("[limits]\nstreems = 3\n"),
             Err("quorate.toml: there is no key `streems`; did you mean `streams`?".into())
         );
+        for (typo, meant) in
+            [("listen_peer", "peer_listen"), ("Data-Dir", "data_dir"), ("api_advertise", "advertise_api")]
+        {
+            let said = parse(&format!("{typo} = 1\n")).expect_err("a typo");
+            assert!(said.ends_with(&format!("did you mean `{meant}`?")), "{said}");
+        }
         assert_eq!(parse("zzzzzzzzzz = 1\n"), Err("quorate.toml: there is no key `zzzzzzzzzz`".into()));
         assert!(parse("data_dir = 3\n").expect_err("a number is no path").contains("data_dir = 3"));
     }
