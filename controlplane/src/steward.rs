@@ -26,7 +26,7 @@ pub async fn run(seated: Arc<Seated>) {
         match seated.handle.change_membership(change).await {
             Ok(()) => info!(replica = %seated.handle.id, ?change, "membership changed"),
             // It is looked at again; what stands in the way is shown by `quorum`.
-            Err(ProposeError::Refused(why)) => {
+            Err(ProposeError::Refused(why) | ProposeError::NotNow(why)) => {
                 debug!(replica = %seated.handle.id, ?change, why, "membership not changed")
             }
             Err(error) => debug!(replica = %seated.handle.id, ?change, %error, "membership not changed"),

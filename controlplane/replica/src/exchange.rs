@@ -254,6 +254,9 @@ pub enum ProposeError {
     Lost,
     #[error("{0}")]
     Refused(String),
+    /// Refused as things are at this moment; what stands in the way passes by itself.
+    #[error("{0}")]
+    NotNow(String),
     #[error("no leader could be reached in time")]
     NoQuorum,
     #[error(transparent)]

@@ -44,17 +44,18 @@ impl Replica {
 
     fn may_change(&self, change: Change) -> Result<(), ProposeError> {
         let refused = |why: &str| Err(ProposeError::Refused(why.to_owned()));
+        let not_now = |why: &str| Err(ProposeError::NotNow(why.to_owned()));
         if self.consensus.role() != Role::Leader {
             return Err(ProposeError::NotLeader { hint: self.leader().filter(|leader| *leader != self.id) });
         }
         let tail = self.consensus.tail();
         let membership = &tail.membership;
         if !self.is_leader() || tail.has_unapplied_change() || membership.is_joint() || self.changing.is_some() {
-            return refused("another change of membership is under way; try again when it is done");
+            return not_now("another change of membership is under way; try again when it is done");
         }
         let heartbeat = self.state().map_or_else(Default::default, |state| state.settings().terms.heartbeat);
         if membership.index > 0 && self.now.since(self.membership_since) < heartbeat * 2 {
-            return refused("the last change of membership is less than two heartbeats old; try again");
+            return not_now("the last change of membership is less than two heartbeats old; try again");
         }
         let leaving = match change {
             Change::Remove(id) => Some(id),
@@ -62,7 +63,7 @@ impl Replica {
         };
         let behind = |id: &&MemberId| Some(**id) != leaving && !self.consensus.is_caught_up(**id, LAG_MAX);
         if let Some(id) = membership.voters.iter().find(behind) {
-            return refused(&format!("voter {id} does not keep up; a change now could cost the quorum"));
+            return not_now(&format!("voter {id} does not keep up; a change now could cost the quorum"));
         }
         match change {
             Change::AddLearner(id) if membership.votes(id) || membership.learners.contains(&id) => {
@@ -71,7 +72,7 @@ impl Replica {
             Change::Promote(id) if membership.votes(id) => refused(&format!("{id} votes already")),
             Change::Promote(id) if !membership.learners.contains(&id) => refused(&format!("{id} is no learner")),
             Change::Promote(id) if !self.consensus.is_caught_up(id, LAG_MAX) => {
-                refused(&format!("{id} has not caught up yet; try again"))
+                not_now(&format!("{id} has not caught up yet; try again"))
             }
             Change::Remove(id) if id == self.id => {
                 refused("a leader does not remove itself; transfer the leadership first")

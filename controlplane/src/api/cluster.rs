@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster::apply::Done;
-use cluster::{Member, MemberId, Membership, Profile, State};
+use cluster::{Member, MemberId, Membership, Names as _, Profile, State};
 use proto::convert::request::{self, Mutation, add_member, said_as};
 use proto::convert::view;
 use proto::v1::cluster_service_server::ClusterService;
@@ -16,12 +16,15 @@ use tonic::{Code, Request, Response, Status};
 use super::change;
 use super::door::{Door, Failure, Manners, id_of, leader, sight};
 use super::error::{self, status};
-use super::nodes::{keeps, wrong_answer};
+use super::nodes::{said_before, wrong_answer};
 use crate::admission::Admission;
 use crate::standing::{Order, Seated, Standing};
 
 /// Changes of membership wait for each other and for two heartbeats; so often it is tried again.
 const RETRY: Duration = Duration::from_millis(150);
+
+/// A voter that keeps a change from being made and is not heard for so long is not waited for.
+const HOPE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub struct ClusterDoor(pub Door);
@@ -223,6 +226,8 @@ fn seated_shown(seated: &Seated) -> v1::StatusReply {
         ..view::member(state.membership(), member)
     };
     reply.revision = state.revision().0;
+    // What is applied is committed; the status may be a moment older than the state.
+    reply.committed_index = status.commit.max(reply.revision);
     reply.members = state.members().map(member).collect();
     reply.joint = state.membership().is_joint();
     reply.nodes = Some(view::node_counts(state, &sight));
@@ -271,7 +276,10 @@ async fn admit(seated: &Seated, asked: v1::AddMemberRequest) -> Result<v1::AddMe
     let view = seated.handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;
     let known = state.member(member);
-    let secret = keeps(known.map(|known| known.secret), secret)?;
+    let secret = match known {
+        Some(known) if known.secret == secret.hash() => secret,
+        known => return Err(said_before("member", known.map(|known| &known.name), "cluster remove-member", "add")),
+    };
     let admission = v1::Admission {
         cluster_id: state.cluster().to_string(),
         generation: state.generation().0,
@@ -293,6 +301,7 @@ async fn take_out(seated: &Seated, state: &State, member: MemberId, deadline: In
         return Err(Failure::Final(problem.hint("add another member first")));
     }
     let _leaving = seated.leaving.enter(member);
+    let hopeless = Instant::now() + HOPE;
     loop {
         let view = seated.handle.view();
         let state = view.state.as_ref().ok_or(Failure::Moved)?;
@@ -306,13 +315,25 @@ async fn take_out(seated: &Seated, state: &State, member: MemberId, deadline: In
         }
         match seated.handle.change_membership(Change::Remove(member)).await {
             Ok(()) => {}
-            Err(ProposeError::Refused(why)) if Instant::now() + RETRY * 2 >= deadline => {
-                return Err(Failure::Final(Problem::new(Code::FailedPrecondition, "refused", why)));
+            Err(ProposeError::NotNow(_)) if Instant::now() + RETRY * 2 < deadline => {
+                let voters = state.membership().voters.iter().copied();
+                let lost = voters.filter(|voter| *voter != member).find(|voter| !seated.handle.reaches(*voter));
+                if let Some(lost) = lost.filter(|_| Instant::now() >= hopeless) {
+                    return Err(Failure::Final(too_few_left(state, member, lost)));
+                }
+                tokio::time::sleep(RETRY).await;
             }
-            Err(ProposeError::Refused(_)) => tokio::time::sleep(RETRY).await,
             Err(other) => return Err(other.into()),
         }
     }
+}
+
+/// Without `member` the loss of `lost`, which nobody hears, could cost the quorum; waiting for it has no end.
+fn too_few_left(state: &State, member: MemberId, lost: MemberId) -> Problem {
+    let (member, lost) = (state.member_name(member), state.member_name(lost));
+    let text = format!("{lost} is not reachable: without {member} too, the quorum could be lost");
+    Problem::new(Code::FailedPrecondition, "voter-unreachable", text)
+        .hint(format!("bring {lost} back, or remove it first"))
 }
 
 fn is_in(membership: &Membership, member: MemberId) -> bool {

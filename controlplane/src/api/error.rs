@@ -66,6 +66,7 @@ pub fn failed(error: &ProposeError, leader: Option<&Member>) -> Problem {
         ProposeError::Lost => problem(Code::Unavailable, LOST, error).retry_after(SOON),
         ProposeError::NoQuorum => no_quorum(),
         ProposeError::Refused(_) => problem(Code::FailedPrecondition, "refused", error),
+        ProposeError::NotNow(_) => problem(Code::FailedPrecondition, "not-now", error).hint("try again in a moment"),
     }
 }
 
@@ -165,6 +166,7 @@ mod tests {
             (ProposeError::NoQuorum, "no-quorum Unavailable 503"),
             (ProposeError::NotLeader { hint: Some(MemberId(2)) }, "no-quorum Unavailable 503"),
             (ProposeError::Refused("no".into()), "refused FailedPrecondition 400"),
+            (ProposeError::NotNow("wait".into()), "not-now FailedPrecondition 400"),
         ];
         for (failure, expected) in failures {
             let problem = failed(&failure, None);

@@ -1,7 +1,7 @@
 //! Nodes: joining, looking, what operators want with them.
 
 use cluster::apply::Done;
-use cluster::{Command, NodeId};
+use cluster::{Command, Health, Name, NodeId};
 use proto::convert::request::{self, confirm_down_begins, join_node, said_as};
 use proto::convert::view;
 use proto::v1::node_service_server::NodeService;
@@ -12,7 +12,6 @@ use super::change;
 use super::door::{Door, Failure, Manners, id_of, sight};
 use super::error::{self, status};
 use super::page::Page;
-use crate::secret::Secret;
 use crate::standing::Seated;
 
 #[derive(Clone)]
@@ -126,6 +125,10 @@ impl NodeService for Nodes {
                 asked,
                 move |seated, asked: v1::ConfirmDownRequest| async move {
                     let state = seated.handle.read().await?;
+                    let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
+                    if node.health == Health::Joined {
+                        return Err(Failure::Final(never_seen(&node.name)));
+                    }
                     // What is wrong with the request itself is found before anything is begun.
                     request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
                     if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
@@ -162,7 +165,10 @@ pub async fn join(seated: &Seated, asked: v1::JoinRequest) -> Result<v1::JoinRep
     };
     let view = seated.handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;
-    let secret = keeps(state.node(node).map(|node| node.secret), secret)?;
+    let secret = match state.node(node) {
+        Some(known) if known.secret == secret.hash() => secret,
+        known => return Err(said_before("node", known.map(|known| &known.name), "node remove", "join")),
+    };
     Ok(v1::JoinReply {
         node: node.to_string(),
         secret: secret.hex(),
@@ -173,16 +179,22 @@ pub async fn join(seated: &Seated, asked: v1::JoinRequest) -> Result<v1::JoinRep
     })
 }
 
-/// The secret, if it is the one the state knows the hash of. A repetition that another leader answers cannot give the
-/// first answer again: the secret was said once and is kept nowhere.
-pub fn keeps(known: Option<cluster::SecretHash>, secret: Secret) -> Result<Secret, Failure> {
-    if known == Some(secret.hash()) {
-        return Ok(secret);
-    }
-    let problem =
-        Problem::new(Code::FailedPrecondition, "secret-said", "this was done already, and its secret was said then")
-            .hint("if the first answer is lost, remove it and join again under the same name");
-    Err(Failure::Final(problem))
+/// A repetition that another leader answers cannot give the first answer again: the secret was said once and is kept
+/// nowhere. `name` of the `kind` of thing that was made then, if it is still there; `remove` and `again`: the verbs that help.
+pub fn said_before(kind: &str, name: Option<&Name>, remove: &str, again: &str) -> Failure {
+    let (text, hint) = match name {
+        Some(name) => (
+            format!("this request made {kind} {name} before; its secret was said then, and is kept nowhere"),
+            format!(
+                "if that answer is lost: `quoratectl {remove} {name}`, then {again} it again under a new request id"
+            ),
+        ),
+        None => (
+            format!("this request made a {kind} before, which is gone since; its secret was said then"),
+            format!("{again} it again under a new request id"),
+        ),
+    };
+    Failure::Final(Problem::new(Code::FailedPrecondition, "secret-said", text).hint(hint))
 }
 
 pub fn wrong_answer() -> Failure {
@@ -191,6 +203,13 @@ pub fn wrong_answer() -> Failure {
         "request-id-reused",
         "this request id was used for another kind of request before",
     ))
+}
+
+/// Nobody's word is needed about a machine whose agent has never spoken.
+fn never_seen(name: &Name) -> Problem {
+    let text = format!("{name} has never registered: nothing runs there that could be confirmed to be down");
+    Problem::new(Code::FailedPrecondition, "never-registered", text)
+        .hint(format!("`quoratectl node remove {name}` forgets it"))
 }
 
 fn ask_to_leave(seated: &Seated, node: NodeId, name: &str) -> Result<(), Problem> {
