@@ -458,19 +458,20 @@ impl Server {
             match readmit(&door, name.as_str(), &address, before.as_ref().is_some_and(|admission| admission.learner))
                 .await
             {
-                Ok(message) => {
+                Ok((message, revision)) => {
                     let admission = Admission::from_message(message)?;
                     if burnt.cluster.is_some_and(|cluster| cluster != admission.cluster) {
                         return Err(Problem::invalid("via", format!("{door} belongs to another cluster")));
                     }
-                    let member = admission.member.0;
+                    let (member, learner) = (admission.member.0, admission.learner);
                     let folder = Arc::clone(&self.folder);
                     let retired = blocking(move || folder.retire()).await.map_err(|error| broken(&error.into()))?;
                     info!(retired = %retired.display(), member, "the damaged store is put aside");
                     // The id is new, and so is the moment from which this member can have promised anything.
                     self.started = clock::lease_clock();
                     self.enrol(admission).await.map_err(|error| broken(&error))?;
-                    return Ok(v1::RejoinReply { old_member: burnt.member.map_or(0, |member| member.0), member });
+                    let old_member = burnt.member.map_or(0, |member| member.0);
+                    return Ok(v1::RejoinReply { old_member, member, learner, revision });
                 }
                 Err(problem) => last = Some(problem),
             }
@@ -510,8 +511,13 @@ async fn ended(running: &mut Option<Running>) -> Ended {
     }
 }
 
-/// Asks a healthy member to burn what had this name and to admit it anew.
-async fn readmit(door: &str, name: &str, address: &v1::MemberAddress, learner: bool) -> Result<v1::Admission, Problem> {
+/// Asks a healthy member to burn what had this name and to admit it anew; gives the revision of that too.
+async fn readmit(
+    door: &str,
+    name: &str,
+    address: &v1::MemberAddress,
+    learner: bool,
+) -> Result<(v1::Admission, u64), Problem> {
     let unreachable = |error: tonic::transport::Error| {
         Problem::new(Code::Unavailable, "unreachable", format!("cannot reach {door}: {}", chain(&error)))
     };
@@ -531,11 +537,9 @@ async fn readmit(door: &str, name: &str, address: &v1::MemberAddress, learner: b
         address: Some(address.clone()),
         learner,
     };
-    let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?;
-    reply
-        .into_inner()
-        .admission
-        .ok_or_else(|| Problem::new(Code::Internal, "internal", "the answer holds no admission"))
+    let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?.into_inner();
+    let none = || Problem::new(Code::Internal, "internal", "the answer holds no admission");
+    Ok((reply.admission.ok_or_else(none)?, reply.revision))
 }
 
 fn fresh_request() -> String {

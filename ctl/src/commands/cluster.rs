@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use proto::v1;
 
 use crate::args::{self, Profile, Switch};
+use crate::client::Client;
 use crate::output::{emit, facts, json, table, time, word};
 use crate::session::{Awaited, Look, PATIENCE, Session};
 
@@ -168,35 +169,60 @@ async fn add_member(
     newcomer.ask(request).await.with_context(|| {
         format!("enrol {name} at {api} (it is admitted as m{id}; `cluster remove-member @m{id}` takes that back)")
     })?;
-    let goal = if learner { "follows the log" } else { "votes" };
-    let awaited = Awaited {
-        what: format!("waiting until {name} {goal}"),
-        next: "`quoratectl cluster status` shows how far it is; its own log says what keeps it".to_owned(),
-        patience: PATIENCE,
-        from: reply.revision,
-        about: v1::EventFilter::default(),
-    };
-    let member = session.until(awaited, async || {
-        let status = session.client.ask(v1::StatusRequest {}).await?;
-        Ok(progress_of(&status, id, reply.revision, learner))
-    });
-    let member = member.await?;
-    session.print("Member", &member, || format!("{name} is member m{id} and {goal}"));
+    let joining = Joining { name, id, learner, admitted: reply.revision };
+    let member = joining.wait(session, &newcomer).await?;
+    session.print("Member", &member, || format!("{name} is member m{id} and {}", joining.goal()));
     Ok(())
 }
 
-fn progress_of(status: &v1::StatusReply, id: u64, from: u64, learner: bool) -> Look<v1::Member> {
-    let Some(member) = status.members.iter().find(|member| member.id == id) else {
-        return Look::NotYet("it is not known yet".to_owned());
-    };
-    let there = match learner {
-        true => member.reachable && member.matched_index >= from,
-        false => member.role() == v1::MemberRole::Voter && !status.joint,
-    };
-    match there {
-        true => Look::Reached(member.clone()),
-        false if !member.reachable => Look::NotYet("it has not been heard from".to_owned()),
-        false => Look::NotYet(format!("it has {} of {} log entries", member.matched_index, status.committed_index)),
+/// A member that was let in and does not take part yet.
+pub struct Joining<'n> {
+    pub name: &'n str,
+    pub id: u64,
+    pub learner: bool,
+    /// The revision at which it was let in.
+    pub admitted: u64,
+}
+
+impl Joining<'_> {
+    /// What it does once it takes part.
+    pub fn goal(&self) -> &'static str {
+        if self.learner { "follows the log" } else { "votes" }
+    }
+
+    /// Waits until it takes part, as it says itself; gives it as it then is. `itself`: a client of that member alone.
+    pub async fn wait(&self, session: &Session, itself: &Client) -> Result<v1::Member> {
+        let awaited = Awaited {
+            what: format!("waiting until {} {}", self.name, self.goal()),
+            next: "`quoratectl cluster status` shows how far it is; its own log says what keeps it".to_owned(),
+            patience: PATIENCE,
+            from: self.admitted,
+            about: v1::EventFilter::default(),
+        };
+        let asked = || itself.ask(v1::StatusRequest {});
+        session.until(awaited, async || Ok(self.progress(&asked().await?))).await
+    }
+
+    /// `status`: what the newcomer itself says.
+    fn progress(&self, status: &v1::StatusReply) -> Look<v1::Member> {
+        let not_yet = |is: &str| Look::NotYet(is.to_owned());
+        if !status.trouble.is_empty() {
+            return Look::NotYet(status.trouble.clone());
+        }
+        let Some(member) = status.members.iter().find(|member| member.id == self.id) else {
+            return not_yet("it has not received the state of the cluster");
+        };
+        if status.leader == 0 {
+            return not_yet("it knows no leader");
+        }
+        let has_it_all = status.revision >= self.admitted;
+        if has_it_all && (self.learner || member.role() == v1::MemberRole::Voter && !status.joint) {
+            return Look::Reached(member.clone());
+        }
+        if !has_it_all {
+            return Look::NotYet(format!("it has revision {} of {}", status.revision, self.admitted));
+        }
+        not_yet(if status.joint { "the set of voters is being changed" } else { "it has the state and does not vote" })
     }
 }
 
@@ -474,16 +500,21 @@ mod tests {
 
     #[test]
     fn a_new_member_counts_when_it_votes_and_the_set_has_settled() {
+        let joining = |id, learner| Joining { name: "m", id, learner, admitted: 5 };
         let mut status = three();
         status.members.push(member(4, v1::MemberRole::Learner));
-        assert!(matches!(progress_of(&status, 4, 5, false), Look::NotYet(is) if is == "it has 9 of 9 log entries"));
-        assert!(matches!(progress_of(&status, 4, 5, true), Look::Reached(_)));
+        assert!(matches!(joining(4, false).progress(&status), Look::NotYet(is) if is.contains("does not vote")));
+        assert!(matches!(joining(4, true).progress(&status), Look::Reached(_)));
+        let behind = v1::StatusReply { revision: 3, ..status.clone() };
+        assert!(matches!(joining(4, true).progress(&behind), Look::NotYet(is) if is == "it has revision 3 of 5"));
         status.members[3].role = v1::MemberRole::Voter as i32;
         status.joint = true;
-        assert!(matches!(progress_of(&status, 4, 5, false), Look::NotYet(_)));
+        assert!(matches!(joining(4, false).progress(&status), Look::NotYet(_)));
         status.joint = false;
-        assert!(matches!(progress_of(&status, 4, 5, false), Look::Reached(it) if it.id == 4));
-        assert!(matches!(progress_of(&status, 7, 5, false), Look::NotYet(_)));
+        assert!(matches!(joining(4, false).progress(&status), Look::Reached(it) if it.id == 4));
+        assert!(matches!(joining(7, false).progress(&status), Look::NotYet(_)));
+        let leaderless = v1::StatusReply { leader: 0, ..status };
+        assert!(matches!(joining(4, false).progress(&leaderless), Look::NotYet(_)));
     }
 
     #[test]

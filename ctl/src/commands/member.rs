@@ -7,11 +7,12 @@ use clap::Subcommand;
 use proto::v1;
 
 use crate::args;
-use crate::session::Session;
+use crate::commands::cluster::Joining;
+use crate::session::{Session, Wait};
 
 #[derive(Subcommand)]
 pub enum Member {
-    /// Brings a quarantined member, one that lost data, back under a new id
+    /// Brings a quarantined member, one that lost data, back under a new id, and waits until it takes part again
     Rejoin {
         /// Public API of the quarantined member [default: the one --server names]
         #[arg(long, value_name = "HOST:PORT", value_parser = args::address)]
@@ -19,6 +20,8 @@ pub enum Member {
         /// Public API of a healthy member [default: those it remembers]
         #[arg(long, value_name = "HOST:PORT", value_parser = args::address)]
         via: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Hands an empty member the admission that `cluster add-member` printed; asked of that member (--server)
     Enrol {
@@ -29,19 +32,31 @@ pub enum Member {
 
 pub async fn run(session: &Session, verb: Member) -> Result<()> {
     match verb {
-        Member::Rejoin { member, via } => {
+        Member::Rejoin { member, via, wait } => {
             let request = v1::RejoinRequest { request_id: session.client.request_id(), via: via.unwrap_or_default() };
-            let asked = match member {
-                Some(member) => session.only(&member).ask(request).await,
+            let its_own;
+            let itself = match member {
+                Some(member) => {
+                    its_own = session.only(&member);
+                    &its_own
+                }
                 None => {
                     session.ensure_sole("the quarantined member")?;
-                    session.client.ask(request).await
+                    &session.client
                 }
             };
-            let reply = asked.context("rejoin")?;
-            session.print("RejoinReply", &reply, || {
-                format!("it is member m{} now; m{} is never used again", reply.member, reply.old_member)
-            });
+            let reply = itself.ask(request).await.context("rejoin")?;
+            let v1::RejoinReply { old_member, member: id, learner, revision: admitted } = reply;
+            let done = format!("it is member m{id} now; m{old_member} is never used again");
+            let name = format!("m{id}");
+            let joining = Joining { name: &name, id, learner, admitted };
+            let does = if wait.or(true) {
+                joining.wait(session, itself).await.context(done.clone())?;
+                format!("; it {}", joining.goal())
+            } else {
+                "; it learns the log".to_owned()
+            };
+            session.print("RejoinReply", &reply, || format!("{done}{does}"));
         }
         Member::Enrol { admission } => {
             session.ensure_sole("the new member")?;

@@ -13,7 +13,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("cluster transfer-leader", &["ClusterService.TransferLeader"]),
     ("cluster quorum", &["ClusterService.Quorum"]),
     ("cluster release-brake", &["ClusterService.ReleaseBrake"]),
-    ("member rejoin", &["ClusterService.Rejoin"]),
+    ("member rejoin", &["ClusterService.Rejoin", "ClusterService.Status", WATCH]),
     ("member enrol EMPTY", &["ClusterService.Enrol"]),
     ("node join n --identity NEW", &["NodeService.Join"]),
     ("node list", &["NodeService.List"]),
