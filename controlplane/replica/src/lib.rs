@@ -32,7 +32,7 @@ pub use crate::codec::{MembershipChange, Step, decode_membership, encode_members
 use crate::comparison::Comparison;
 pub use crate::exchange::*;
 use crate::leadership::{Desk, Leadership};
-pub use crate::leadership::{NodeView, Transition};
+pub use crate::leadership::{NodeView, Seen, Transition};
 pub use crate::leases::Leases;
 pub use crate::log::{Meaning, Tail};
 use crate::machine::Machine;
@@ -161,7 +161,7 @@ impl Replica {
             leader: self.consensus.leader(),
             commit: self.consensus.commit(),
             applied: Revision(self.machine.applied()),
-            durable: tail.durable(),
+            durable: tail.held(),
             last: tail.last(),
             first_index: tail.first_index(),
             matched: known.filter_map(|id| Some((id, self.consensus.matched(id)?))).collect(),

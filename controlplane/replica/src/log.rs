@@ -33,6 +33,8 @@ pub struct Tail {
     entries: VecDeque<Logged>,
     /// The last place known durable. Behind a snapshot that is being taken in it is still where it was before.
     durable: LogPoint,
+    /// The highest index this member has told a leader it holds.
+    vouched: u64,
     snapshot: Option<SnapshotMeta>,
     pub hard_state: HardState,
     /// As of the last applied configuration entry, or the snapshot.
@@ -55,6 +57,7 @@ impl Tail {
             below,
             entries: VecDeque::new(),
             durable: below,
+            vouched: 0,
             snapshot,
             hard_state,
             membership,
@@ -76,6 +79,18 @@ impl Tail {
 
     pub fn durable(&self) -> LogPoint {
         self.durable
+    }
+
+    /// How far this member answers for its log: what is durable, and what it has said to be so. A snapshot that is
+    /// being taken in leaves `durable` where the log before it can still be told; of what was beneath it, the word given
+    /// is all that is left.
+    pub fn held(&self) -> LogPoint {
+        LogPoint { index: self.durable.index.max(self.vouched), ..self.durable }
+    }
+
+    /// A leader was told that everything up to `index` is held; it was durable then.
+    pub fn vouch(&mut self, index: u64) {
+        self.vouched = self.vouched.max(index);
     }
 
     pub fn is_durable(&self, index: u64) -> bool {
@@ -139,6 +154,7 @@ impl Tail {
             return;
         }
         self.entries.truncate(keep);
+        self.vouched = self.vouched.min(index - 1);
         if self.durable.index >= index {
             self.durable = self.last();
         }

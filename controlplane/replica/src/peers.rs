@@ -22,11 +22,11 @@ impl Replica {
             PeerMessage::Raft(message) => self.raft_message(from, *message),
             PeerMessage::Hello { durable } => self.hello(from, durable),
             PeerMessage::YouLostData { had, .. } => {
-                let have = self.consensus.tail().durable().index;
+                let have = self.consensus.tail().held().index;
                 if have < had {
                     self.halt(Halt::LostData { had, have });
                 } else {
-                    let durable = self.consensus.tail().durable();
+                    let durable = self.consensus.tail().held();
                     self.effects.push(Effect::Send { to: from, message: PeerMessage::Hello { durable } });
                 }
             }

@@ -312,6 +312,11 @@ impl Consensus {
             if let Some(point) = front.writes {
                 self.tail_mut().persisted(point);
             }
+            let vouches =
+                |message: &&RaftMessage| message.kind == MessageType::MsgAppendResponse as i32 && !message.reject;
+            if let Some(index) = front.messages.iter().filter(vouches).map(|message| message.index).max() {
+                self.tail_mut().vouch(index);
+            }
             out.extend(front.messages);
             last = Some(front.number);
         }

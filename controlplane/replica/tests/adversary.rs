@@ -51,6 +51,32 @@ fn a_snapshot_that_is_not_durable_yet_promises_nothing() {
     assert!(ask(&mut room));
 }
 
+/// The disk stands still: entries wait for it, then a snapshot that replaces them. When the first write is done the
+/// leader is told, and the member, which cannot tell the log beneath the snapshot any more, must not deny its own word:
+/// it would be taken for one that lost data.
+#[test]
+fn what_was_acknowledged_beneath_a_snapshot_is_not_denied() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let (leader, lagging) = (room.leader(), follower(&mut room));
+    room.stalled_disks.insert(lagging);
+    room.fill(5);
+    let written = room.waiting_writes.clone();
+    room.cut.insert(lagging);
+    room.fill(150);
+    room.cut.clear();
+    room.run(Span::millis(500));
+    assert!(room.waiting_writes.len() > written.len(), "a snapshot waits for the disk as well");
+    for (id, number) in written {
+        room.input(id, Input::Persisted { number });
+        let had = room.members[&leader].status().matched[&lagging];
+        let durable = room.members[&lagging].status().durable;
+        assert!(durable.index >= had, "the leader was told of {had}, and now it is {}", durable.index);
+        room.input(leader, Input::Peer { from: lagging, message: PeerMessage::Hello { durable } });
+    }
+    room.heal_disk(lagging);
+    assert!(room.halted.is_empty());
+}
+
 /// Two snapshots arrive before the member speaks, the older one last: raft takes the newer.
 #[test]
 fn an_older_snapshot_that_arrives_late_stops_nobody() {
