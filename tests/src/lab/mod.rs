@@ -28,12 +28,13 @@ pub const WAIT: Duration = Duration::from_millis(3_540);
 /// For starting everything that has to be started, and for a machine of two cores that does other things meanwhile.
 pub const BUSY: Duration = Duration::from_millis(5_000);
 
-/// A cluster that is up: three member hosts, five node hosts.
+/// A cluster that is up: three member hosts, and node hosts.
 pub struct Lab {
-    dir: PathBuf,
+    pub dir: PathBuf,
     /// Keeps the network namespace of the bridges.
-    switch: i64,
+    pub switch: i64,
     runtime: &'static str,
+    nodes: u8,
 }
 
 /// A container, as the cluster sees it.
@@ -71,10 +72,9 @@ pub fn now_ns() -> u64 {
 
 impl Lab {
     /// A cluster in the folder `dir`, which must be empty.
-    fn up(dir: &Path, runtime: &'static str) -> Lab {
-        let mut lab = Lab { dir: dir.to_owned(), switch: 0, runtime };
-        let (nodes, profile) = (NODES.to_string(), "default");
-        lab.dev("up", &["--net", "--nodes", &nodes, "--runtime", runtime, "--profile", profile]);
+    pub fn up(dir: &Path, runtime: &'static str, nodes: u8, profile: &str) -> Lab {
+        let mut lab = Lab { dir: dir.to_owned(), switch: 0, runtime, nodes };
+        lab.dev("up", &["--net", "--nodes", &nodes.to_string(), "--runtime", runtime, "--profile", profile]);
         let text = fs::read(dir.join("dev.json")).expect("a playground");
         let known: Value = serde_json::from_slice(&text).expect("JSON");
         lab.switch = known["net"]["switch"].as_i64().expect("a network of its own");
@@ -87,8 +87,14 @@ impl Lab {
     /// `quoratectl dev VERB …` on this playground.
     #[track_caller]
     pub fn dev(&self, verb: &str, words: &[&str]) {
+        self.dev_with(verb, words, &[]);
+    }
+
+    /// The same, with more in its environment, which what it starts inherits.
+    #[track_caller]
+    pub fn dev_with(&self, verb: &str, words: &[&str], environment: &[(&str, &str)]) {
         let mut command = Command::new(program("quoratectl"));
-        command.args(["dev", verb, "--dir"]).arg(&self.dir).args(words);
+        command.args(["dev", verb, "--dir"]).arg(&self.dir).args(words).envs(environment.iter().copied());
         let out = command.stdin(Stdio::null()).output().expect("quoratectl runs");
         let said = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "dev {verb} {words:?}: {said}");
@@ -155,7 +161,7 @@ impl Lab {
     }
 
     pub fn nodes(&self) -> Vec<Node> {
-        (1..=NODES).map(|at| self.node(&format!("node-{at}"))).collect()
+        (1..=self.nodes).map(|at| self.node(&format!("node-{at}"))).collect()
     }
 
     #[track_caller]
@@ -256,7 +262,7 @@ impl Lab {
     }
 
     /// The machine that hosts `name`, as the playground calls it.
-    fn machine_of(&self, name: &str) -> String {
+    pub fn machine_of(&self, name: &str) -> String {
         let number = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse::<u32>().ok());
         let at = number("member-").or(number("node-").map(|at| at + 3)).expect("a member or a node");
         format!("machine-{at}")
@@ -277,15 +283,22 @@ impl Lab {
     /// The guard of `node`, seen from here.
     #[track_caller]
     pub fn guard_of(&self, node: &str) -> i32 {
-        let home = format!("{}/{}/", self.dir.display(), self.machine_of(node));
-        let is_it = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
-            program.ends_with(b"/quorate-guard") && contains(&line, home.as_bytes())
-        };
-        let found: Vec<i32> = pids().into_iter().filter(is_it).collect();
         // The guard, and the inits it started, which have its command line: the oldest is the guard itself.
-        *found.iter().min_by_key(|pid| started(**pid)).unwrap_or_else(|| panic!("{node} has no guard"))
+        *self.services(node, "quorate-guard").first().unwrap_or_else(|| panic!("{node} has no guard"))
+    }
+
+    /// Processes of that program on the machine that hosts `name`, seen from here; oldest first.
+    pub fn services(&self, name: &str, program: &str) -> Vec<i32> {
+        let home = format!("{}/{}/", self.dir.display(), self.machine_of(name));
+        let own = format!("/{program}");
+        let is_one = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+            first.ends_with(own.as_bytes()) && contains(&line, home.as_bytes())
+        };
+        let mut found: Vec<i32> = pids().into_iter().filter(is_one).collect();
+        found.sort_by_key(|pid| started(*pid));
+        found
     }
 
     /// Errs nothing: a process that ended meanwhile has no need of a signal.
@@ -321,7 +334,7 @@ impl Lab {
     /// The ends of the logs, for a failure that has to be understood.
     fn last_words(&self) -> String {
         let mut text = String::new();
-        for machine in 1..=3 + u32::from(NODES) {
+        for machine in 1..=3 + u32::from(self.nodes) {
             for log in ["member.log", "agent.log", "machine.log"] {
                 let path = self.dir.join(format!("machine-{machine}")).join(log);
                 let lines = fs::read_to_string(&path).unwrap_or_default();
@@ -358,11 +371,11 @@ pub fn longest(spans_ns: &[u64]) -> Duration {
     Duration::from_nanos(spans_ns.iter().copied().max().unwrap_or_default())
 }
 
-fn contains(text: &[u8], part: &[u8]) -> bool {
+pub fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-fn pids() -> Vec<i32> {
+pub fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Lab;
+use super::{Lab, NODES};
 use crate::processes::{die_with_test, program};
 
 const INSIDE: &str = "QUORATE_LAB_INSIDE";
@@ -34,7 +34,7 @@ pub fn tell(test: &str, story: impl FnOnce(&Lab)) {
 pub fn tell_until(test: &str, end: End, story: impl FnOnce(&Lab)) {
     if let Some(dir) = std::env::var_os(INSIDE) {
         let runtime = runtime().expect("it was there outside");
-        let lab = Lab::up(Path::new(&dir), runtime);
+        let lab = Lab::up(Path::new(&dir), runtime, NODES, "default");
         story(&lab);
         return;
     }
@@ -42,10 +42,8 @@ pub fn tell_until(test: &str, end: End, story: impl FnOnce(&Lab)) {
         println!("NOT RUN: {test}: {reason}");
         return;
     }
-    // Two labs at a time would measure each other.
-    let lock = File::create(std::env::temp_dir().join("quorate-lab.lock")).expect("a lock file");
-    lock.lock().expect("a lock");
-    for left in folders() {
+    let _lock = alone();
+    for left in folders(PREFIX) {
         clean(&left);
     }
     let interfaces = interfaces();
@@ -75,21 +73,28 @@ pub fn tell_until(test: &str, end: End, story: impl FnOnce(&Lab)) {
     }
 }
 
+/// Two labs at a time would measure each other: waits until no other one runs, for as long as the file is held.
+pub fn alone() -> File {
+    let lock = File::create(std::env::temp_dir().join("quorate-lab.lock")).expect("a lock file");
+    lock.lock().expect("a lock");
+    lock
+}
+
 /// The container runtime the lab uses: what `QUORATE_LAB_RUNTIME` says, else the best that is installed.
-fn runtime() -> Option<&'static str> {
+pub fn runtime() -> Option<&'static str> {
     let wanted = std::env::var("QUORATE_LAB_RUNTIME").ok();
     let fits = |name: &&str| wanted.as_ref().is_none_or(|wanted| wanted == name) && tool(name);
     ["crun", "runc"].into_iter().find(fits)
 }
 
-fn tool(name: &str) -> bool {
+pub fn tool(name: &str) -> bool {
     ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin", "/bin", "/sbin"]
         .iter()
         .any(|folder| Path::new(folder).join(name).is_file())
 }
 
 /// Why no story can be told here, if so.
-fn lacks() -> Option<String> {
+pub fn lacks() -> Option<String> {
     if !rustix::process::getuid().is_root() {
         return Some("the lab needs root: it makes network, pid and mount namespaces".into());
     }
@@ -112,7 +117,7 @@ fn lacks() -> Option<String> {
 }
 
 /// What is still there of the lab in `dir` now that its world has ended.
-fn remains(dir: &Path, interfaces_before: &BTreeSet<String>) -> Vec<String> {
+pub fn remains(dir: &Path, interfaces_before: &BTreeSet<String>) -> Vec<String> {
     let mut found: Vec<String> = machines(dir)
         .iter()
         .flat_map(|machine| cgroups(machine))
@@ -133,7 +138,7 @@ fn remains(dir: &Path, interfaces_before: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// Removes what is left of a lab whose processes are gone; gives back the control groups that could not be removed.
-fn clean(dir: &Path) -> Vec<PathBuf> {
+pub fn clean(dir: &Path) -> Vec<PathBuf> {
     let mut homes: Vec<PathBuf> = machines(dir).iter().flat_map(|machine| cgroups(machine)).collect();
     homes.extend(homes.clone().iter().filter_map(|home| home.parent().map(Path::to_owned)));
     for home in &homes {
@@ -143,14 +148,12 @@ fn clean(dir: &Path) -> Vec<PathBuf> {
     homes.into_iter().filter(|home| home.exists()).collect()
 }
 
-fn folders() -> Vec<PathBuf> {
+/// What is called so and a number, among temporary folders.
+pub fn folders(prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let is_ours = |name: &str| name.strip_prefix(prefix).is_some_and(|pid| pid.parse::<u32>().is_ok());
     let ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
     ours.map(|entry| entry.path()).collect()
-}
-
-fn is_ours(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|pid| pid.parse::<u32>().is_ok())
 }
 
 fn machines(dir: &Path) -> Vec<PathBuf> {
@@ -175,7 +178,7 @@ pub fn cgroups(machine: &Path) -> Vec<PathBuf> {
     all.into_iter().collect()
 }
 
-fn interfaces() -> BTreeSet<String> {
+pub fn interfaces() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -1,0 +1,442 @@
+//! The nemesis: a cluster of real processes on machines of its own, and everything that reliability asks about done to it, one
+//! deed after the other, while clients write and containers say where they are. In: a seed and a time. Out: figures, and a
+//! verdict that rests on what containers and clients saw; the evidence stays where the verdict is bad.
+//! Absent: luck that cannot be repeated: the seed names the deeds and their order. What it cannot have here is said aloud.
+
+pub mod acts;
+pub mod api;
+pub mod checker;
+pub mod clients;
+pub mod deeds;
+pub mod hosts;
+pub mod net;
+pub mod observer;
+pub mod report;
+pub mod witness;
+pub mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::{Value, json};
+
+use crate::history::judge;
+use crate::lab::Lab;
+use acts::Stage;
+use checker::{Broken, Exposure, Judge, Record};
+use clients::Clients;
+use deeds::{Deed, Host, MEMBERS, NODES, name};
+use hosts::{Hosts, api_of, apis};
+use observer::Observer;
+use report::{Done, Report};
+use witness::{RECORD, now_ns};
+
+/// Containers that say where they are; two for each node.
+const WITNESSES: usize = 6;
+const TEMPLATE: &str = "nemesis";
+/// From the end of a deed until everything runs, at the latest: above the boot grace, a quarantine and a slow machine.
+const RECOVERY: Duration = Duration::from_secs(90);
+/// Histories of a run, however long it is.
+const HISTORIES: u64 = 20;
+
+pub struct Options {
+    pub minutes: f64,
+    pub seed: u64,
+    pub profile: String,
+    /// Only deeds whose words contain this.
+    pub only: Option<String>,
+    pub json: bool,
+}
+
+struct Nemesis {
+    hosts: Hosts,
+    observer: Observer,
+    clients: Clients,
+    containers: Vec<String>,
+    /// Those whose private area the observer's socket is in.
+    plugged: BTreeSet<String>,
+    exposures: Vec<Exposure>,
+    hold: Duration,
+    report: Report,
+}
+
+/// Runs it in the folder `dir`, in a world of its own; whether everything was as promised.
+pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<bool> {
+    let began = Instant::now();
+    let play = dir.join("lab");
+    let lab = Lab::up(&play, runtime, NODES.len() as u8, &options.profile);
+    let switch = File::open(format!("/proc/{}/ns/net", lab.switch))?;
+    // From here on this thread and all it starts are in the switch, where everybody can be reached and packets be met.
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&switch), Some(LinkNameSpaceType::Network))?;
+    let observer = Observer::start(dir, &play.join("shared"))?;
+    let mut nemesis = Nemesis {
+        hosts: Hosts::new(lab),
+        observer,
+        clients: Clients::new(apis()),
+        containers: (1..=WITNESSES).map(|at| format!("w-{at}")).collect(),
+        plugged: BTreeSet::new(),
+        exposures: Vec::new(),
+        hold: Duration::from_secs(6),
+        report: Report {
+            seed: options.seed,
+            profile: options.profile.clone(),
+            runtime: runtime.to_owned(),
+            ..Report::default()
+        },
+    };
+    let ended = nemesis.play(options, began);
+    nemesis.clients.stop();
+    if let Err(error) = ended {
+        nemesis.report.broken.push(format!("the run ended early: {error}"));
+    }
+    nemesis.judge_all()?;
+    nemesis.report.seconds = began.elapsed().as_secs();
+    let report = nemesis.report.for_programs();
+    fs::write(dir.join("report.json"), format!("{report:#}\n"))?;
+    match options.json {
+        true => println!("{report:#}"),
+        false => print!("{}", nemesis.report.for_people()),
+    }
+    Ok(nemesis.report.is_good())
+}
+
+impl Nemesis {
+    fn play(&mut self, options: &Options, began: Instant) -> io::Result<()> {
+        let limit = Duration::from_secs_f64(options.minutes * 60.0);
+        self.furnish()?;
+        self.until_well(RECOVERY).map_err(io::Error::other)?;
+        self.clients.begin_history();
+        self.clients.start(options.seed);
+        eprintln!(
+            "{:>6.1} s  six witnesses on three nodes, four clients; seed {}",
+            began.elapsed().as_secs_f64(),
+            options.seed
+        );
+        let each = (limit / HISTORIES as u32).max(Duration::from_secs(8));
+        let mut next_history = began.elapsed() + each;
+        let wanted = |deed: &Deed| options.only.as_ref().is_none_or(|only| deed.to_string().contains(only.as_str()));
+        for (at, deed) in deeds::order(options.seed).take(100_000).filter(wanted).enumerate() {
+            if began.elapsed() > limit {
+                break;
+            }
+            if began.elapsed() > next_history {
+                self.clients.begin_history();
+                next_history = began.elapsed() + each;
+            }
+            eprintln!("{:>6.1} s  {:>3}  {deed}", began.elapsed().as_secs_f64(), at + 1);
+            self.commit(&deed, options.seed)?;
+            if !self.report.broken.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The template with this program in it, and the containers that run it.
+    fn furnish(&self) -> io::Result<()> {
+        let shared = self.hosts.lab.dir.join("shared");
+        let program = std::env::current_exe()?;
+        world::lay_out(&shared.join("templates").join(TEMPLATE), &program)?;
+        let insist = |verb: &str, path: &str, body: Value| {
+            self.hosts.order(verb, path, body).map(drop).map_err(io::Error::other)
+        };
+        // Members come and go here every few seconds; that is no start of the whole cluster.
+        insist("PATCH", "/v1/cluster/settings", json!({"bootGraceMs": "1000"}))?;
+        let template = json!({"template": {"kind": "TEMPLATE_KIND_OS", "path": format!("templates/{TEMPLATE}")}});
+        insist("PUT", &format!("/v1/templates/{TEMPLATE}"), template)?;
+        for (at, container) in self.containers.iter().enumerate() {
+            let home = name(NODES[at % NODES.len()]);
+            let spec = json!({
+                "name": container, "template": TEMPLATE, "storage": "shared", "command": [program, "witness"],
+                "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
+                "preferredOwners": [{"nodes": [home]}], "stopGraceMs": "1000",
+            });
+            insist("POST", "/v1/containers", json!({"spec": spec}))?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, deed: &Deed, seed: u64) -> io::Result<()> {
+        let began_ns = now_ns();
+        let before = self.places();
+        let (observer, containers) = (&self.observer, &self.containers);
+        let runs_on = |hosts: &Hosts, host: Host| -> Vec<String> {
+            let on = |container: &&String| {
+                let seen = container_of(hosts, container);
+                seen.is_some_and(|it| it["assignment"]["node"] == name(host).as_str())
+            };
+            containers.iter().filter(on).cloned().collect()
+        };
+        let victims: BTreeMap<Host, Vec<String>> = NODES.map(|host| (host, runs_on(&self.hosts, host))).into();
+        let moved = |_: &Hosts, host: Host, since_ns: u64| {
+            victims.get(&host).into_iter().flatten().all(|container| {
+                let latest = observer.latest(container);
+                latest.is_some_and(|life| life.first_ns > since_ns && life.runner.node != name(host))
+            })
+        };
+        let on = |host: Host| victims.get(&host).cloned().unwrap_or_default();
+        let ended = || false;
+        let mut stage = Stage { hosts: &mut self.hosts, seed, hold: self.hold, moved: &moved, on: &on, ended: &ended };
+        let went = stage.act(deed)?;
+        let undone_ns = went.undone_ns;
+        if let Err(what) = self.until_well(RECOVERY) {
+            self.report.broken.push(format!("NOT RECOVERED after {deed}: {what}"));
+        }
+        let well_ns = now_ns();
+        self.exposures.extend(went.exposed.iter().map(|host| Exposure {
+            node: name(*host),
+            from_ns: began_ns,
+            until_ns: well_ns,
+        }));
+        let (violations, _) = checker::judge(self.observer.broken(), &self.exposures);
+        self.report.broken.extend(violations.iter().map(|fault| format!("during {deed}: {fault}")));
+        let mine: Vec<Broken> = self.observer.broken().into_iter().filter(|it| began(it) >= began_ns).collect();
+        let (_, exposed) = checker::judge(mine, &self.exposures);
+        let back = self.observer.begun_within(&self.containers, began_ns, undone_ns);
+        let elsewhere = back.iter().filter(|(container, life)| before.get(container) != Some(&life.runner.node));
+        if matches!(deed, Deed::KillApply { .. }) {
+            self.compare(&deed.to_string());
+        }
+        self.report.done.push(Done {
+            what: deed.to_string(),
+            kind: deed.kind(),
+            packets: went.packets,
+            moved_ms: elsewhere.map(|(_, life)| (life.first_ns - began_ns) / 1_000_000).collect(),
+            exposed_ms: exposed.into_iter().map(|ns| ns / 1_000_000).collect(),
+            healed_ms: (well_ns - undone_ns) / 1_000_000,
+            not_run: went.not_run,
+            refused: went.refused.inspect(|what| eprintln!("          refused: {what}")),
+        });
+        Ok(())
+    }
+
+    /// Where each container wrote last.
+    fn places(&self) -> BTreeMap<String, String> {
+        let latest = |name: &String| Some((name.clone(), self.observer.latest(name)?.runner.node));
+        self.containers.iter().filter_map(latest).collect()
+    }
+
+    /// Waits until members follow one leader, nodes are up and every container runs and writes where the cluster says; says what
+    /// is missing where it does not come. What an operator has to do by the book is done: a brake is released, a quarantined
+    /// member is told to come back.
+    fn until_well(&mut self, within: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + within;
+        loop {
+            let missing = match self.missing() {
+                None => return Ok(()),
+                Some(missing) => missing,
+            };
+            if Instant::now() > deadline {
+                return Err(missing);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn missing(&mut self) -> Option<String> {
+        for host in MEMBERS {
+            let answer = api::call_within(Duration::from_millis(1_500), api_of(host), "GET", "/v1/cluster", None);
+            let status = match answer {
+                Ok((200, status)) => status,
+                other => return Some(format!("{}: {other:?}", name(host))),
+            };
+            if status["standing"] == "MEMBER_STANDING_QUARANTINED" {
+                self.report.quarantined += 1;
+                let body = json!({"requestId": crate::processes::request_id()});
+                let rejoin = api::call(api_of(host), "POST", "/v1/cluster/members:rejoin", Some(&body));
+                return Some(format!("{} is quarantined ({}): {rejoin:?}", name(host), status["trouble"]));
+            }
+            if !status["brake"].is_null() {
+                let _ = self.hosts.order("POST", "/v1/cluster:releaseBrake", json!({}));
+                return Some("the brake is on".into());
+            }
+            let voters = status["members"].as_array().into_iter().flatten();
+            let voters = voters.filter(|it| it["role"] == "MEMBER_ROLE_VOTER").count();
+            let leader = status["leader"].as_str().unwrap_or("0");
+            if leader == "0" || voters != MEMBERS.len() || status["joint"] == true {
+                let standing = &status["standing"];
+                return Some(format!("{} is {standing} of leader {leader}, {voters} voters", name(host)));
+            }
+        }
+        for host in NODES {
+            let health = self.hosts.node(host).map(|node| node["health"].clone()).unwrap_or_default();
+            if health != "NODE_HEALTH_UP" {
+                return Some(format!("{} is {health}", name(host)));
+            }
+        }
+        let now = now_ns();
+        for container in self.containers.clone() {
+            let Some(seen) = container_of(&self.hosts, &container) else { return Some(format!("no {container}")) };
+            let id = seen["id"].as_str().unwrap_or_default().trim_start_matches('c').to_owned();
+            if !self.plugged.contains(&container) && self.observer.plug(&id) {
+                self.plugged.insert(container.clone());
+            }
+            let epoch = seen["assignment"]["epoch"].as_str().and_then(|it| it.parse::<u64>().ok());
+            let fresh = now.saturating_sub(200_000_000);
+            let writes = self.observer.latest(&container).is_some_and(|life| {
+                Some(life.runner.epoch) == epoch
+                    && seen["assignment"]["node"] == life.runner.node.as_str()
+                    && life.last_ns > fresh
+            });
+            if seen["state"] != "CONTAINER_STATE_RUNNING" || !writes {
+                return Some(format!("{container} is {} at {}, writes: {writes}", seen["state"], seen["assignment"]));
+            }
+        }
+        None
+    }
+
+    /// What members have applied at one revision is one thing.
+    fn compare(&mut self, after: &str) {
+        self.clients.stop();
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let seed = self.report.done.len() as u64;
+        loop {
+            let states: Vec<Option<(String, u64)>> = MEMBERS.map(|host| visible(api_of(host))).into();
+            let revisions: BTreeSet<&String> = states.iter().flatten().map(|(revision, _)| revision).collect();
+            if states.iter().all(Option::is_some) && revisions.len() == 1 {
+                let hashes: BTreeSet<u64> = states.iter().flatten().map(|(_, hash)| *hash).collect();
+                self.report.compared += 1;
+                if hashes.len() != 1 {
+                    self.report.broken.push(format!("after {after}: members differ at one revision: {states:?}"));
+                }
+                break;
+            }
+            if Instant::now() > deadline {
+                self.report.broken.push(format!("after {after}: members never came to one revision: {states:?}"));
+                break;
+            }
+        }
+        self.clients.start(self.report.seed ^ seed << 8);
+    }
+
+    /// The verdict, from the folder, from the observer, from the clients.
+    fn judge_all(&mut self) -> io::Result<()> {
+        let mut broken = self.observer.broken();
+        let mut storage = Judge::new(Record::Storage);
+        let areas = self.hosts.lab.dir.join("shared/containers");
+        for area in fs::read_dir(&areas)?.flatten() {
+            if let Ok(text) = fs::read(area.path().join(RECORD)) {
+                storage.take_all(&String::from_utf8_lossy(&text));
+            }
+        }
+        let (mut violations, _) = checker::judge(storage.broken(), &self.exposures);
+        broken = checker::judge(broken, &self.exposures).0;
+        broken.retain(|fault| !violations.contains(fault));
+        violations.extend(broken);
+        self.report.witness_lines = storage.lines;
+        self.report.observer_lines = self.observer.lines();
+        let running = |container: &&String| {
+            self.observer.latest(container).is_some_and(|life| now_ns() - life.last_ns < 5_000_000_000)
+        };
+        let lost = self.containers.iter().filter(|it| !running(it));
+        violations.extend(lost.map(|container| Broken::Lost { container: container.clone() }));
+        violations.extend(self.judge_ledger());
+        for fault in violations {
+            match fault {
+                Broken::Overlap { .. } | Broken::Shared { .. } => self.report.overlaps += 1,
+                Broken::Lost { .. } => self.report.lost_containers += 1,
+                Broken::Unacknowledged { .. } => self.report.lost_acknowledgements += 1,
+                _ => {}
+            }
+            let words = fault.to_string();
+            if !self.report.broken.iter().any(|known| known.ends_with(&words)) {
+                self.report.broken.push(words);
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_ledger(&mut self) -> Vec<Broken> {
+        let numbers = 1..=self.clients.ledger().histories.len();
+        let mut found = Vec::new();
+        for number in numbers.clone() {
+            match self.clients.read_ends(number) {
+                Err(error) => self.report.broken.push(format!("{} cannot be read: {error}", clients::object(number))),
+                Ok(ends) => {
+                    let first = ends.first().cloned().unwrap_or_default();
+                    if ends.iter().any(|other| *other != first) {
+                        self.report.broken.push(format!("{}: members differ: {ends:?}", clients::object(number)));
+                    }
+                    let ends = clients::keys().map(|key| (key.clone(), clients::held(&first, &key))).collect();
+                    let ledger = self.clients.ledger();
+                    let own = ledger.histories[number - 1].ops.iter().filter(|op| op.key != clients::SHARED).cloned();
+                    found.extend(checker::single_writer(&own.collect::<Vec<_>>(), &ends));
+                }
+            }
+        }
+        let present: BTreeSet<String> = self
+            .clients
+            .ledger()
+            .created
+            .iter()
+            .filter(|container| container_of(&self.hosts, container).is_some())
+            .cloned()
+            .collect();
+        let ledger = self.clients.ledger();
+        found.extend(checker::missing(&ledger.created, &present));
+        let report = &mut self.report;
+        for told in &ledger.histories {
+            report.histories += 1;
+            report.operations += told.history.operations.len();
+            let anomalies = judge(&told.history);
+            report.anomalies += anomalies.len();
+            report.broken.extend(anomalies.iter().map(|anomaly| format!("history {}: {anomaly}", report.histories)));
+        }
+        let acknowledged = |told: &clients::Told| {
+            told.ops
+                .iter()
+                .filter(|op| matches!(op.call, checker::Call::Write(_)) && op.outcome == checker::Outcome::Ok)
+                .count()
+        };
+        report.acknowledged = ledger.histories.iter().map(acknowledged).sum::<usize>() + ledger.created.len();
+        report.stale_reads = ledger.stale;
+        report.repeated = ledger.repeated;
+        found
+    }
+}
+
+fn container_of(hosts: &Hosts, container: &str) -> Option<Value> {
+    Some(hosts.get(&format!("/v1/containers/{container}"))?["container"].clone())
+}
+
+/// When a fault began, as far as it has a time.
+fn began(fault: &Broken) -> u64 {
+    match fault {
+        Broken::Overlap { from_ns, .. } => *from_ns,
+        _ => 0,
+    }
+}
+
+/// Revision and hash of everything the member shows of what it has applied.
+fn visible(member: std::net::SocketAddr) -> Option<(String, u64)> {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut revisions = BTreeSet::new();
+    for path in ["containers", "nodes", "storages", "templates", "cluster/settings", "events"] {
+        let path = match path {
+            "cluster/settings" => format!("/v1/{path}?stale=true"),
+            _ => format!("/v1/{path}?stale=true&page.size=1000"),
+        };
+        let (status, reply) = api::call(member, "GET", &path, None).ok()?;
+        if status != 200 {
+            return None;
+        }
+        revisions.insert(reply["revision"].as_str().map(str::to_owned).unwrap_or_default());
+        // FNV-1a, over the text: two members that show the same say the same.
+        hash =
+            reply.to_string().bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    }
+    let mut revisions = revisions.into_iter();
+    let revision = revisions.next()?;
+    revisions.next().is_none().then_some((revision, hash))
+}
+
+/// What is kept when a promise was broken.
+pub fn evidence(dir: &Path) -> PathBuf {
+    let name =
+        dir.file_name().and_then(|name| name.to_str()).unwrap_or("nemesis").replace("nemesis", "nemesis-evidence");
+    dir.with_file_name(name)
+}
