@@ -1,5 +1,6 @@
 //! Who this member is to the others: id, cluster, secret, addresses. Kept beside the store as `member.toml`.
 //! In: what `AddMember` or `Init` gave. Out: a file that is whole or not there, readable by its owner alone.
+//! A checksum over what it says: a flipped bit must not make one member another.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -48,9 +49,11 @@ pub enum AdmissionError {
     Unreadable { path: String, problem: String },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Paper {
+    /// First, so that a file cut short has it.
+    checksum: String,
     cluster: String,
     cluster_name: String,
     generation: u64,
@@ -70,17 +73,25 @@ impl Admission {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let path = path.display().to_string();
+                return Err(AdmissionError::Unreadable { path, problem: "it is not text".to_owned() });
+            }
             Err(source) => return Err(failed("read", &path)(source)),
         };
         let unreadable = |problem: String| AdmissionError::Unreadable { path: path.display().to_string(), problem };
         let paper: Paper = toml::from_str(&text).map_err(|error| unreadable(error.message().to_owned()))?;
+        if paper.checksum != paper.checksum() {
+            return Err(unreadable("its checksum is wrong".to_owned()));
+        }
         paper.admission().map(Some).map_err(|problem| unreadable(problem.to_owned()))
     }
 
     /// Durable when it returns.
     pub fn write(&self, folder: &Path) -> Result<(), AdmissionError> {
         let Admission { cluster, cluster_name, generation, member, name, secret, learner, seeds } = self;
-        let paper = Paper {
+        let mut paper = Paper {
+            checksum: String::new(),
             cluster: cluster.to_string(),
             cluster_name: cluster_name.clone(),
             generation: generation.0,
@@ -90,7 +101,8 @@ impl Admission {
             learner: *learner,
             seeds: seeds.clone(),
         };
-        let text = toml::to_string_pretty(&paper).expect("plain tables are TOML");
+        paper.checksum = paper.checksum();
+        let text = paper.text();
         let (path, fresh) = (folder.join(FILE), folder.join("member.toml.new"));
         let mut file = OpenOptions::new()
             .write(true)
@@ -144,8 +156,18 @@ impl Admission {
 }
 
 impl Paper {
+    fn text(&self) -> String {
+        toml::to_string_pretty(self).expect("plain tables are TOML")
+    }
+
+    /// Of everything else it says.
+    fn checksum(&self) -> String {
+        let bare = Paper { checksum: String::new(), ..self.clone() };
+        format!("{:08x}", record::checksum(bare.text().as_bytes()))
+    }
+
     fn admission(self) -> Result<Admission, &'static str> {
-        let Paper { cluster: id, cluster_name, generation, member, name, secret, learner, seeds } = self;
+        let Paper { checksum: _, cluster: id, cluster_name, generation, member, name, secret, learner, seeds } = self;
         Ok(Admission {
             cluster: cluster(&id).ok_or("cluster is not 32 hexadecimal digits")?,
             cluster_name,
@@ -174,11 +196,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    #[test]
-    fn papers_survive_the_disk_and_are_nobody_elses_business() {
-        let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Admission::read(folder.path()).expect("readable"), None);
-        let admission = Admission {
+    fn papers() -> Admission {
+        Admission {
             cluster: ClusterId(0xfeed),
             cluster_name: "home".into(),
             generation: Generation(1),
@@ -187,11 +206,48 @@ mod tests {
             secret: Secret::draw(),
             learner: true,
             seeds: vec![Seed { member: 1, name: "one".into(), peer: "a:1".into(), api: "a:2".into() }],
-        };
+        }
+    }
+
+    #[test]
+    fn papers_survive_the_disk_and_are_nobody_elses_business() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(Admission::read(folder.path()).expect("readable"), None);
+        let admission = papers();
         admission.write(folder.path()).expect("written");
         assert_eq!(Admission::read(folder.path()).expect("readable"), Some(admission));
         let mode = fs::metadata(folder.path().join(FILE)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// Never another member, another cluster, another secret, and never nobody.
+    #[test]
+    fn damaged_papers_say_the_same_or_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let admission = papers();
+        admission.write(folder.path()).expect("written");
+        let path = folder.path().join(FILE);
+        let whole = fs::read(&path).expect("there");
+        let mut refused = 0;
+        let mut check = |bytes: &[u8], what: String| {
+            fs::write(&path, bytes).expect("written");
+            match Admission::read(folder.path()) {
+                Ok(found) => assert_eq!(found.as_ref(), Some(&admission), "{what}"),
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains(FILE), "{what}: {error}");
+                }
+            }
+        };
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                check(&bytes, format!("bit {bit} of byte {at}"));
+            }
+            check(&whole[..at], format!("cut to {at} bytes"));
+        }
+        assert!(refused > whole.len() * 8, "{refused} of {} were refused", whole.len() * 9);
     }
 
     #[test]

@@ -101,6 +101,64 @@ fn a_full_disk_stops_the_member_and_loses_nothing() {
     disk.append_group(&group).expect("there is room again");
 }
 
+proptest! {
+    /// A disk that is full, or that fails, at any step of any history, and a crash after it: nothing more is taken, and
+    /// what was acknowledged is there once there is room again.
+    #[test]
+    fn a_disk_that_fails_at_any_step_loses_nothing_it_acknowledged(
+        choices in prop::collection::vec(any::<u8>(), 1..16), at in 0..16usize, full in any::<bool>(),
+        size in prop_oneof![Just(10usize), Just(20_000)],
+        crash in prop_oneof![
+            Just(Crash::Lost), Just(Crash::Kept),
+            (0..60_000usize, any::<bool>()).prop_map(|(log_bytes, guard)| Crash::Torn { log_bytes, guard }),
+        ],
+    ) {
+        let at = at % choices.len();
+        let (mut disk, before) = written(&choices[..at], size);
+        let step = before.step(choices[at], size);
+        if full {
+            disk.limit_bytes(Some(0));
+        } else {
+            disk.fail_sync();
+        }
+        let after = before.clone().after(&step);
+        let acknowledged = match attempt(&mut disk, &step) {
+            Ok(()) => true,
+            Err(error) => {
+                let told = format!("{error}: {:?}", error.source());
+                let names = told.contains("log") || told.contains("snapshot");
+                prop_assert!(names && matches!(error, StoreError::Io { .. }), "{told}");
+                let next = before.step(5, 10);
+                let later = attempt(&mut disk, &next).expect_err("it takes nothing more");
+                prop_assert!(matches!(later, StoreError::Poisoned { .. } | StoreError::Refused(_)), "{later:?}");
+                false
+            }
+        };
+        disk.crash(crash);
+        disk.limit_bytes(None);
+        let found = Model::of(&disk.load().expect("a full or failing disk is no damage").expect("exists"));
+        prop_assert!(found == after || (!acknowledged && found == before), "acknowledged: {acknowledged}");
+        let next = found.step(5, 10);
+        perform(&mut disk, &next);
+        prop_assert_eq!(Model::of(&disk.load().expect("intact").expect("exists")), found.after(&next));
+    }
+}
+
+/// Carries out a step up to the first error.
+fn attempt(disk: &mut MemDisk, step: &Step) -> Result<(), StoreError> {
+    match step {
+        Step::Append(group) => disk.append_group(group).map(drop),
+        Step::Snapshot(meta, body) => {
+            disk.save_snapshot(meta, body)?;
+            disk.compact(meta.index)
+        }
+        Step::Install(meta, body, group) => {
+            disk.save_snapshot(meta, body)?;
+            disk.append_group(group).map(drop)
+        }
+    }
+}
+
 #[test]
 fn compaction_keeps_what_the_snapshot_does_not_cover() {
     let mut disk = MemDisk::create(IDENTITY);
