@@ -195,6 +195,7 @@ async fn what_is_wrong_is_said_as_problem_details() {
         ("POST", "/v1/containers", r#"{"spec":{"class":"CONTAINER_CLASS_BEST"}}"#, 400, "bad-value"),
         ("POST", "/v1/containers", "[]", 400, "not-an-object"),
         ("POST", "/v1/containers", "{", 400, "bad-json"),
+        ("POST", "/v1/containers", r#"{"spec":{"name":"a","name":"b"}}"#, 400, "given-twice"),
         ("POST", "/v1/containers?x=1", "{}", 400, "unexpected-query"),
         ("GET", "/v1/containers?nope=1", "", 400, "unknown-field"),
         ("GET", "/v1/containers?stale=maybe", "", 400, "invalid-field"),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tonic::Code;
 
 use super::route::{Route, percent_decoded};
+use super::strict::{self, Unfit};
 use super::{POOL, Refusal, frame};
 use crate::problem::Problem;
 
@@ -20,7 +21,7 @@ pub(super) fn decode(
     query: &str,
     body: &[u8],
 ) -> Result<DynamicMessage, Refusal> {
-    let mut fields = if route.takes_body { body_fields(body)? } else { Map::new() };
+    let mut fields = if route.takes_body { body_fields(&route.input, body)? } else { Map::new() };
     if !route.takes_body && !body.is_empty() {
         return Err(Problem::new(Code::InvalidArgument, "unexpected-body", "this call takes no body")
             .hint("give its fields in the query")
@@ -75,14 +76,18 @@ fn at_fault(message: &MessageDescriptor, fields: &Map<String, Value>) -> Option<
     })
 }
 
-fn body_fields(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+fn body_fields(message: &MessageDescriptor, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(body) {
+    match strict::value(message, body) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(Problem::new(Code::InvalidArgument, "not-an-object", "the body must be a JSON object").into()),
-        Err(error) => {
+        Err(Unfit::Twice(path)) => Err(Problem::new(Code::InvalidArgument, "given-twice", "is given twice")
+            .at(path)
+            .hint("which of the two holds is for you to say: give it once")
+            .into()),
+        Err(Unfit::NotJson(error)) => {
             Err(Problem::new(Code::InvalidArgument, "bad-json", format!("the body is not JSON: {error}")).into())
         }
     }
@@ -218,8 +223,10 @@ pub fn to_json(name: &str, message: &impl Message) -> Value {
 /// Panics if the API has no such message.
 pub fn from_json<M: Message + Default>(name: &str, json: &str) -> Result<M, String> {
     let descriptor = POOL.get_message_by_name(name).expect("the message is part of the API");
-    let mut reader = serde_json::Deserializer::from_str(json);
-    let message = DynamicMessage::deserialize(descriptor, &mut reader).map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
+    let json = strict::value(&descriptor, json.as_bytes()).map_err(|unfit| match unfit {
+        Unfit::Twice(path) => format!("{path} is given twice"),
+        Unfit::NotJson(error) => error,
+    })?;
+    let message = read(&descriptor, &json)?;
     message.transcode_to().map_err(|error| error.to_string())
 }

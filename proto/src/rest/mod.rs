@@ -8,6 +8,7 @@ mod message;
 mod openapi;
 mod route;
 mod stream;
+mod strict;
 
 use std::convert::Infallible;
 use std::future::Future;
