@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use tests::sim::clock::{MS, SECOND};
 use tests::sim::deeds::Plan;
+use tests::sim::mutants;
 use tests::sim::run::{Outcome, run};
 use tests::sim::transcript::Transcript;
 
 const USAGE: &str = "\
 usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-going]
        cargo sim --seed K [--seconds T] [--trace] [--schedule]
+       cargo sim --mutants [--help]
 
   --seeds N      how many seeds (200)
   --from S       the first of them (1)
@@ -22,7 +24,8 @@ usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-goin
   --keep-going   do not stop at the first seed that breaks a promise
   --seed K       one seed only
   --trace        its last 200 lines, whatever comes of it
-  --schedule     what is done to it and when";
+  --schedule     what is done to it and when
+  --mutants      whether each planted bug is found, and after how many seeds";
 
 /// So many seeds visit every transition; a run of as many that does not has lost some of its teeth.
 const COVERING: u64 = 500;
@@ -80,6 +83,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(mutants) = words.first().filter(|word| *word == "--mutants").and(words.get(1..)) {
+        return mutants::main(mutants);
+    }
     let options = match options(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(problem) => {

@@ -97,10 +97,12 @@ impl World {
                 member.process.is_some()
             }),
             Deed::PauseMember(at) => self.lives_on(at).is_some_and(|id| {
+                self.stands_still(Some(id));
                 let member = self.members.get_mut(&id).expect("it lives there");
                 member.process.is_some() && !std::mem::replace(&mut member.paused, true)
             }),
             Deed::ResumeMember(at) => self.lives_on(at).is_some_and(|id| {
+                self.goes_on(Some(id));
                 let member = self.members.get_mut(&id).expect("it lives there");
                 let waiting = std::mem::take(&mut member.waiting);
                 self.deliver_late(waiting);
@@ -278,6 +280,8 @@ impl World {
         match self.machines.get_mut(&site) {
             Some(machine) if machine.lives() => {
                 machine.frozen_since = Some(now);
+                let member = machine.member;
+                self.stands_still(member);
                 true
             }
             _ => false,
@@ -289,10 +293,12 @@ impl World {
         let Some(machine) = self.machines.get_mut(&site) else { return false };
         let Some(since) = machine.frozen_since.take() else { return false };
         machine.thawed_at = Some(now);
+        let member = machine.member;
         if std::mem::replace(&mut machine.suspended, false) {
             machine.clock.slept(now - since);
         }
         let waiting = std::mem::take(&mut machine.waiting);
+        self.goes_on(member);
         // Timers of a process that stood still fire once.
         let mut ticked = Vec::new();
         let mut kept = Vec::new();

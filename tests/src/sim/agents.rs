@@ -9,6 +9,7 @@ use cluster::{ContainerId, Epoch, Incarnation, MemberId, NodeId, OnQuorumLoss, S
 use decide::{
     Agent, Audience, Config, Effect, GuardEffect, GuardInput, GuardSays, Guardian, Happened, Input, Shape, Workload,
 };
+use planted::planted;
 use replica::Link;
 
 use crate::sim::checks::Runner;
@@ -87,6 +88,7 @@ impl World {
         let guard = Guardian::restarted(node.slot, now);
         let slot = guard.slot();
         node.guard = Some(guard);
+        self.guard_starts(id);
         self.show_slot(id, slot);
         self.guard_input(id, GuardInput::Tick);
     }
@@ -229,6 +231,9 @@ impl World {
     fn agent_orders(&mut self, id: NodeId, effect: Effect) {
         if let Effect::Deadline { incarnation, at: Some(at) } = effect {
             self.checks.deadline(self.now, id, incarnation, at);
+        }
+        if let Effect::Heartbeat { heartbeat, .. } = &effect {
+            self.judge_heartbeat(id, heartbeat);
         }
         if let Effect::GuardTerms { kill, .. } = effect {
             let site = self.node_site(id);
@@ -516,7 +521,9 @@ impl World {
         let node = self.nodes.get_mut(&id).expect("it has a guard");
         let (site, life) = (node.site, node.guard_life);
         let clock = self.machines[&site].clock;
-        let now = clock.lease(self.now);
+        // Of the process this stands for, `guard/src/sys.rs` reads the clock.
+        let wrong_clock = planted!("guard-reads-the-wrong-clock");
+        let now = if wrong_clock { clock.monotonic(self.now) } else { clock.lease(self.now) };
         let Some(guard) = &mut node.guard else {
             // Nobody watches the slot; it keeps what the agent writes, for the next guard to find.
             let mut shared = Guardian::restarted(node.slot, now);
@@ -543,6 +550,7 @@ impl World {
                     self.after(took, Happening::Guard { node: id, life, what });
                 }
                 GuardEffect::Overdue { .. } => {
+                    self.judge_reboot(id);
                     *self.counts.transitions.entry("guard rebooted the machine").or_default() += 1;
                     self.power_off(site);
                     return self.after(3 * SECOND, Happening::Booted { site });
@@ -629,6 +637,7 @@ impl World {
                 let Work { incarnation, policy, .. } = *work;
                 let boot = self.machines[&site].boot;
                 let runner = Runner { site, node: id, boot, incarnation, epoch, policy, since: now };
+                self.judge_begin(id, container, epoch, policy);
                 let machines = &self.machines;
                 self.checks.begins(now, container, runner, |site| machines[&site].standing(now));
                 self.note_run(id, container, epoch, "runs");

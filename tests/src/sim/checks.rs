@@ -251,6 +251,12 @@ impl Checks {
         }
     }
 
+    /// The latest end of a lease that the members may have helped to grant, its terms, and whose clock it is by.
+    pub fn lease_of(&self, node: NodeId, incarnation: Incarnation) -> Option<(Moment, LeaseTerms, BootId)> {
+        let granted = self.granted.get(&(node, incarnation))?;
+        granted.end.map(|(end, terms)| (end, terms, granted.boot))
+    }
+
     // ── The log ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// TermUnique: `member` leads in `term`.

@@ -70,6 +70,7 @@ impl World {
             building: None,
         });
         let life = member.life;
+        self.judge_start(id, cold);
         self.say_member(id, || "starts".to_owned());
         self.after(every, Happening::Member { member: id, life, what: ToMember::Tick });
     }
@@ -334,6 +335,7 @@ impl World {
             self.carry_out(id, effect);
         }
         self.look_at_state(id);
+        self.judge_suspects(id);
         if let Some(term) = began {
             self.checks.leads(now, id, term);
             let state = self.process(id).and_then(|process| process.replica.state().cloned());
@@ -420,12 +422,14 @@ impl World {
                 if let Beat::Acknowledged(identity) = &reply.answer {
                     let refuses = self.refuses(id, reply.echo.node, reply.echo.incarnation);
                     self.checks.acknowledged(now, id, &reply.echo, identity, refuses);
+                    self.heard(id, reply.echo.node);
                 }
                 let (node, life) = heartbeat_link_of(link);
                 let (from, to) = (self.member_site(id), self.node_site(node));
                 self.toss(from, to, || Happening::Node { node, life, what: ToNode::Reply(Box::new(reply.clone())) });
             }
             Effect::ToAgent { link, message } => {
+                self.judge_leader(id);
                 if let ToAgent::Desired(set) = &message
                     && let Some(session) = self.sessions.get(&link)
                     && let Some(node) = self.nodes.get_mut(&session.node)
@@ -455,6 +459,7 @@ impl World {
                 let first = self.checks.applied(now, id, revision, entry, &events, standing);
                 self.counts.mix(revision.0 ^ entry.map_or(0, |(_, digest, _)| digest));
                 if first == First::Yes {
+                    self.judge(id, &events);
                     self.first_applied(revision, &events);
                 }
             }
@@ -470,6 +475,7 @@ impl World {
             }
             Effect::Fence { node, incarnation } => {
                 *self.counts.transitions.entry("fence asked for").or_default() += 1;
+                self.judge_fence(id, node, incarnation);
                 let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
                 if self.layout.power_switch && !self.chance.one_in(4) {
                     let took = self.jitter(SECOND);
@@ -489,6 +495,7 @@ impl World {
         if self.dies_at(id, CrashPoint::BeforePersist) {
             return;
         }
+        self.judge_write(id, write.group.hard_state.commit);
         let now = self.now;
         let member = self.members.get_mut(&id).expect("it just ordered this");
         let (group, durable) = match member.disk.write(now, write) {
@@ -519,7 +526,7 @@ impl World {
         let Some(member) = self.members.get(&id) else { return };
         let Some(process) = &member.process else { return };
         let lives = (member.life, peer_life);
-        let hello = process.replica.tail().durable();
+        let hello = process.replica.tail().held();
         let from_site = member.site;
         let next = self.next_stream;
         let stream = self.streams.entry((id, to)).or_insert((0, 0, 0));
@@ -594,6 +601,10 @@ impl World {
 
     fn halted(&mut self, id: MemberId, reason: Halt) {
         match &reason {
+            Halt::LostData { .. } if self.members.get(&id).is_some_and(|member| !member.damaged) => {
+                let what = format!("{id}, whose disk is honest: {reason}");
+                self.checks.violate(self.now, "AckDurable", what);
+            }
             Halt::LostData { .. } | Halt::Removed => {
                 self.say_member(id, || format!("halts: {reason}"));
                 if let Some(member) = self.members.get_mut(&id) {

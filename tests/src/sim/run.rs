@@ -103,6 +103,9 @@ impl World {
             let agent = self.nodes.get(&node.id).map(|host| self.node_in_short(host));
             return Some(format!("{} is {}, its agent: {}", node.name, node.health, agent.unwrap_or_default()));
         }
+        if state.membership().is_joint() {
+            return Some("the membership is joint".to_owned());
+        }
         if let Some(container) = state.handovers().next() {
             return Some(format!("the handover of {} is open", container.spec.name));
         }

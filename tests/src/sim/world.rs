@@ -25,6 +25,7 @@ use crate::sim::deeds::{Layout, Plan};
 use crate::sim::disk::Disk;
 use crate::sim::host::{Machine, Member, Mirror, Node, Session};
 use crate::sim::net::{Fate, Net, Site};
+use crate::sim::rules::Rules;
 use crate::sim::transcript::{Line, Transcript};
 
 /// The whole of a cluster and everything around it.
@@ -51,6 +52,7 @@ pub struct World {
     /// The newest state any member has applied.
     pub newest: State,
     pub checks: Checks,
+    pub(crate) rules: Rules,
     pub transcript: Transcript,
     pub counts: Counts,
     pub(crate) cluster: ClusterId,
@@ -313,6 +315,7 @@ impl World {
             dark: BTreeMap::new(),
             newest: state.clone(),
             checks: Checks::default(),
+            rules: Rules::default(),
             transcript,
             counts: Counts::default(),
             cluster,
@@ -568,6 +571,7 @@ impl World {
         for violation in cluster::invariants::check(&self.newest) {
             self.checks.violate(now, "State", violation.to_string());
         }
+        self.judge_unheard();
     }
 
     pub(crate) fn note(&mut self, line: Line) {

@@ -1,0 +1,386 @@
+//! Rules of the safety page that a single moment can show broken, long before anybody runs twice.
+//! In: entries as they are applied first, what leaves agents, members and guards, what stands still. Out: violations.
+//! Absent: trust, as in `checks`; what a rule needs to know it notes itself, in god's time. A rule leaves room for what
+//! an honest cluster may do: clocks within ε, words that are under way, plans made a moment ago.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::agent::Heartbeat;
+use cluster::{
+    ContainerId, End, Epoch, Event, FenceCause, Health, Incarnation, LeaseTerms, MemberId, NodeId, OnQuorumLoss, Order,
+    Proof, Role, Span, State, Trigger,
+};
+use decide::Life;
+
+use crate::sim::clock::{God, MS, SECOND};
+use crate::sim::world::World;
+
+/// What the rules remember.
+#[derive(Default)]
+pub struct Rules {
+    /// When each incarnation was registered, and when its fencing began.
+    registered: BTreeMap<(NodeId, Incarnation), God>,
+    fencing: BTreeMap<(NodeId, Incarnation), God>,
+    /// Fencings for silence of late.
+    silenced: Vec<(God, NodeId)>,
+    brake_released: Option<God>,
+    membership_changed: Option<God>,
+    roles_changed: Option<God>,
+    /// Every epoch that was ever begun, and every member there ever was.
+    begun: BTreeSet<(ContainerId, Epoch)>,
+    members: BTreeSet<MemberId>,
+    /// Processes of members: since when, and whether they found a log.
+    started: BTreeMap<MemberId, (God, bool)>,
+    /// Members that stood still: since when, and the last time from when to when.
+    still: BTreeMap<MemberId, God>,
+    stood_still: BTreeMap<MemberId, (God, God)>,
+    guards: BTreeMap<NodeId, God>,
+    /// The leader that each node was last heard by, and when.
+    heard: BTreeMap<(MemberId, NodeId), God>,
+}
+
+/// L + K + μ of these terms, in god's time, shortened by what clocks within ε may be off.
+fn at_least(sum: Span) -> u64 {
+    sum.0 / 1_000 * 985
+}
+
+fn whole(terms: LeaseTerms) -> Span {
+    Span(terms.lease.0 + terms.kill.0 + terms.margin.0)
+}
+
+impl World {
+    fn breaks(&mut self, rule: &'static str, what: String) {
+        self.checks.violate(self.now, rule, what);
+    }
+
+    // ── What is decided ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The entry behind these events was applied for the first time, by `member`.
+    pub(crate) fn judge(&mut self, member: MemberId, events: &[Event]) {
+        let now = self.now;
+        let Some(after) = self.process(member).and_then(|process| process.replica.state()).cloned() else { return };
+        for event in events {
+            match event {
+                Event::NodeRegistered { node, incarnation, .. } => {
+                    self.rules.registered.insert((*node, *incarnation), now);
+                }
+                Event::FencingBegun { node, incarnation, cause, .. } => {
+                    self.rules.fencing.insert((*node, *incarnation), now);
+                    if *cause == FenceCause::Silence {
+                        self.judge_silence(*node, *incarnation, &after);
+                    }
+                }
+                Event::NodeFenced { node, incarnation, proof, .. } => {
+                    self.judge_receipt(*node, *incarnation, proof, events, &after);
+                }
+                Event::ContainerClosed { container, node, epoch, end, .. } => {
+                    self.judge_closing(*container, *node, *epoch, end);
+                }
+                Event::ContainerAssigned { container, node, trigger, .. } => {
+                    self.judge_choice(*container, *node, trigger, &after);
+                }
+                Event::MemberAdded { member, .. } => {
+                    let known = self.members.contains_key(member) || !self.rules.members.insert(*member);
+                    if known {
+                        self.breaks("BurntId", format!("{member} is given out a second time"));
+                    }
+                }
+                Event::BrakeReleased => self.rules.brake_released = Some(now),
+                Event::MembershipChanged { .. } => self.rules.membership_changed = Some(now),
+                Event::NodeRoleChanged { .. } => self.rules.roles_changed = Some(now),
+                _ => {}
+            }
+        }
+    }
+
+    /// *(13, 14, b12, b13)*: nobody is fenced for silence before its lease is over, nor many at once, nor by two voters,
+    /// nor by a cluster that has just started.
+    fn judge_silence(&mut self, node: NodeId, incarnation: Incarnation, after: &State) {
+        let now = self.now;
+        let terms = after.settings().terms;
+        let shortest = after.settings().terms_fading.iter().map(|it| it.lease).fold(terms.lease, Ord::min);
+        if self.rules.registered.get(&(node, incarnation)).is_some_and(|at| now - at < at_least(shortest)) {
+            self.breaks("Patience", format!("{node} {incarnation} is fenced for silence right after its registration"));
+        }
+        let machine = &self.machines[&self.node_site(node)];
+        if let Some((end, of, boot)) = self.checks.lease_of(node, incarnation)
+            && of.lease == terms.lease
+            && machine.powered
+            && machine.boot == boot
+        {
+            let (reads, slack) = (machine.clock.lease(now), Span(of.lease.0 / 50));
+            if reads + slack < end {
+                let left = end.since(reads);
+                self.breaks(
+                    "Patience",
+                    format!("{node} {incarnation} is fenced for silence, its lease has {left} left"),
+                );
+            }
+        }
+        let few = |state: &State| state.membership().voters.len() < 3;
+        if few(after) && few(&self.newest) {
+            self.breaks("FewVoters", format!("{node} is fenced for silence by fewer than three voters"));
+        }
+        self.judge_brake(node, terms);
+        self.judge_grace(node, after);
+    }
+
+    fn judge_brake(&mut self, node: NodeId, terms: LeaseTerms) {
+        let now = self.now;
+        self.rules.silenced.retain(|(at, other)| now - at < terms.heartbeat.0 / 2 && *other != node);
+        self.rules.silenced.push((now, node));
+        let many = self.newest.settings().brake.nodes_min as usize;
+        let released = self.rules.brake_released.is_some_and(|at| now - at < 60 * SECOND);
+        if self.rules.silenced.len() >= many && !released && self.newest.settings().brake.enabled {
+            self.breaks("Brake", format!("{many} nodes are fenced for silence at once, {node} the last of them"));
+        }
+    }
+
+    fn judge_grace(&mut self, node: NodeId, after: &State) {
+        let grace = after.settings().boot_grace.0;
+        let voters = after.membership().all_voters();
+        let up: Vec<(God, bool)> = voters
+            .iter()
+            .filter(|voter| self.process(**voter).is_some())
+            .filter_map(|voter| self.rules.started.get(voter).copied())
+            .collect();
+        let young = up.iter().all(|(at, cold)| *cold && self.now - at + 200 * MS < grace);
+        if young && up.len() > voters.len() / 2 {
+            self.breaks("BootGrace", format!("{node} is fenced for silence by a cluster that has just started"));
+        }
+    }
+
+    /// *(a1, a6)*: over a joint or young membership a whole W lies between fencing and receipt; only the same boot can
+    /// show that nothing is left.
+    fn judge_receipt(
+        &mut self,
+        node: NodeId,
+        incarnation: Incarnation,
+        proof: &Proof,
+        events: &[Event],
+        after: &State,
+    ) {
+        let now = self.now;
+        let wait = at_least(whole(after.settings().terms));
+        match proof {
+            Proof::LeaseOver { .. } => {
+                let changed = self.rules.membership_changed.is_some_and(|at| now - at < wait / 2);
+                let begun = self.rules.fencing.get(&(node, incarnation)).copied();
+                if (changed || after.membership().is_joint() && self.newest.membership().is_joint())
+                    && begun.is_some_and(|begun| now - begun < wait)
+                {
+                    self.breaks("YoungMembership", format!("{node} {incarnation} has a receipt before a whole W"));
+                }
+            }
+            Proof::Empty => {
+                let before = self.newest.node(node).map(|it| it.health.clone());
+                let registers = events.iter().find_map(|event| match event {
+                    Event::NodeRegistered { node: of, boot, .. } if *of == node => Some(*boot),
+                    _ => None,
+                });
+                if let (Some(before), Some(boot)) = (before, registers)
+                    && before.incarnation() == incarnation
+                    && before.boot() != Some(boot)
+                {
+                    self.breaks("SameBoot", format!("{node} {incarnation} is called empty by another boot"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A closed epoch is gone, and nobody closes what is to run.
+    fn judge_closing(&mut self, container: ContainerId, node: NodeId, epoch: Epoch, end: &End) {
+        let left = self.nodes.get(&node).is_some_and(|host| host.works.contains_key(&(container, epoch)));
+        if left {
+            self.breaks("ClosedIsGone", format!("{container} {epoch} is closed and something of it is left on {node}"));
+        }
+        let ordered = self
+            .newest
+            .container(container)
+            .and_then(|it| it.assignment())
+            .is_some_and(|assignment| assignment.epoch == epoch && assignment.order == Order::Run);
+        if ordered && *end == End::Stopped {
+            self.breaks("StopAsked", format!("{node} stopped {container} {epoch}, which is to run there"));
+        }
+    }
+
+    /// A standby node is used last.
+    fn judge_choice(&mut self, container: ContainerId, node: NodeId, trigger: &Trigger, after: &State) {
+        let recently = self.rules.roles_changed.is_some_and(|at| self.now - at < 5 * SECOND);
+        let role = |id: NodeId| self.newest.node(id).map(|node| node.role);
+        if recently || matches!(trigger, Trigger::Moved { .. }) || role(node) != Some(Role::Standby) {
+            return;
+        }
+        let decision = after.container(container).and_then(|it| it.decision).and_then(|at| after.decision(at));
+        let Some(decision) = decision.filter(|decision| decision.chosen == Some(node)) else { return };
+        let better = decision.candidates.iter().find(|(id, score)| role(*id) == Some(Role::Active) && !score.astray);
+        if let Some((better, _)) = better {
+            let better = *better;
+            self.breaks("StandbyLast", format!("{container} goes to standby {node} although {better} is active"));
+        }
+    }
+
+    // ── What is said ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// *(b9, a3)*: what is latched never beats again; a heartbeat names terms the guard keeps already.
+    pub(crate) fn judge_heartbeat(&mut self, id: NodeId, heartbeat: &Heartbeat) {
+        let host = &self.nodes[&id];
+        let Some(process) = &host.agent else { return };
+        if process.agent.journal().life != Life::Current {
+            let what = format!("{id} {} is latched and sends a heartbeat", heartbeat.incarnation);
+            return self.breaks("Terminal", what);
+        }
+        let (slot, terms) = (host.slot, heartbeat.terms);
+        let now = self.machines[&host.site].clock.lease(self.now);
+        let beyond = slot.deadline.is_some_and(|at| at > now + terms.lease);
+        let kept = slot.kill <= terms.kill && !beyond;
+        if slot.incarnation == heartbeat.incarnation && host.guard.is_some() && !kept {
+            let what = format!("{id} names leases of {}, its guard holds {slot:?} at {now:?}", terms.lease);
+            self.breaks("TermsInForce", what);
+        }
+    }
+
+    /// *(12)*: no fence method before its `Fencing` is committed.
+    pub(crate) fn judge_fence(&mut self, member: MemberId, node: NodeId, incarnation: Incarnation) {
+        let known = self.process(member).and_then(|process| process.replica.state()).and_then(|state| state.node(node));
+        let begun = known.is_some_and(|node| {
+            node.health.incarnation() > incarnation
+                || node.health.incarnation() == incarnation
+                    && matches!(node.health, Health::Fencing { .. } | Health::Fenced { .. })
+        });
+        if !begun {
+            self.breaks("FenceAfterFencing", format!("{member} fences {node} {incarnation} before that is committed"));
+        }
+    }
+
+    /// A leader speaks to agents once it has applied an entry of its own term.
+    pub(crate) fn judge_leader(&mut self, member: MemberId) {
+        let Some(replica) = self.process(member).map(|process| &process.replica) else { return };
+        let (tail, state) = (replica.tail(), replica.state());
+        let term = state.and_then(|state| tail.term(state.revision().0));
+        // Who was deposed on the way spoke for the term before.
+        let leads = replica.leader() == Some(member);
+        if leads && term.is_some_and(|term| term < tail.hard_state.term) {
+            self.breaks("OwnTerm", format!("{member} orders agents about and has applied nothing of its own term"));
+        }
+    }
+
+    /// *(a1)*: what is applied is known as committed wherever anything is written.
+    pub(crate) fn judge_write(&mut self, member: MemberId, commit: u64) {
+        let applied = self.process(member).and_then(|process| process.replica.state()).map_or(0, |it| it.revision().0);
+        // The newest may have been applied in the very turn that orders the write.
+        let before = self.process(member).and_then(|process| process.shown).map_or(0, |(revision, _)| revision.0);
+        if commit < before.min(applied) {
+            let what = format!("{member} has applied {before} and writes down that {commit} is committed");
+            self.breaks("CommitWithEntries", what);
+        }
+    }
+
+    // ── What happens ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// An epoch runs once, under the policy it was given.
+    pub(crate) fn judge_begin(&mut self, node: NodeId, container: ContainerId, epoch: Epoch, policy: OnQuorumLoss) {
+        if !self.rules.begun.insert((container, epoch)) {
+            self.breaks("EpochOnce", format!("{container} {epoch} runs a second time, on {node}"));
+        }
+        let given = self.newest.container(container).and_then(|it| it.assignment()).filter(|it| it.epoch == epoch);
+        if given.is_some_and(|given| given.on_quorum_loss != policy) {
+            self.breaks("PolicyOfTheEpoch", format!("{container} {epoch} runs on {node} as {policy:?}"));
+        }
+    }
+
+    pub(crate) fn judge_start(&mut self, member: MemberId, cold: bool) {
+        self.rules.started.insert(member, (self.now, cold));
+        self.rules.still.remove(&member);
+        self.rules.stood_still.remove(&member);
+    }
+
+    pub(crate) fn stands_still(&mut self, member: Option<MemberId>) {
+        if let Some(member) = member {
+            self.rules.still.entry(member).or_insert(self.now);
+        }
+    }
+
+    pub(crate) fn goes_on(&mut self, member: Option<MemberId>) {
+        if let Some(member) = member
+            && let Some(since) = self.rules.still.remove(&member)
+        {
+            self.rules.stood_still.insert(member, (since, self.now));
+        }
+    }
+
+    /// *(a2)*: time a leader slept through is no node's silence.
+    pub(crate) fn judge_suspects(&mut self, member: MemberId) {
+        let Some((since, until)) = self.rules.stood_still.get(&member).copied() else { return };
+        let terms = self.newest.settings().terms;
+        let noticed = until - since > terms.heartbeat.0 * 3 / 2;
+        if self.now - until > at_least(terms.suspicion()) || !noticed || !self.newest.settings().terms_fading.is_empty()
+        {
+            self.rules.stood_still.remove(&member);
+            return;
+        }
+        let Some(process) = self.process(member).filter(|process| process.replica.is_leader()) else { return };
+        let woke = self.wall().0 - (self.now - until) / MS;
+        let status = process.replica.status();
+        let blamed = status.transitions.iter().find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 > woke);
+        if let Some(seen) = blamed {
+            let node = seen.node;
+            self.breaks("NoBlame", format!("{member} stood still and suspects {node} for it"));
+        }
+    }
+
+    pub(crate) fn guard_starts(&mut self, node: NodeId) {
+        self.rules.guards.insert(node, self.now);
+    }
+
+    /// A machine is rebooted for a kill that does not work, and for nothing else.
+    pub(crate) fn judge_reboot(&mut self, node: NodeId) {
+        let host = &self.nodes[&node];
+        let machine = &self.machines[&host.site];
+        let young = self.rules.guards.get(&node).is_none_or(|at| self.now - at < 2 * SECOND);
+        let hung = host.hung_until + 2 * SECOND > self.now;
+        if !young && !hung && !machine.standing(self.now).exposed {
+            self.breaks("NeedlessReboot", format!("{node} is rebooted although every kill works there"));
+        }
+    }
+
+    /// *(b16)*: a node that a majority hears and the leader does not is not left alone.
+    pub(crate) fn judge_unheard(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let now = self.now;
+        let lease = self.newest.settings().terms.lease;
+        let long = 2 * lease.0 + 8 * SECOND;
+        let led = self.rules.led_since(leader, now);
+        if now - led < long || self.rules.still.contains_key(&leader) {
+            return;
+        }
+        let unheard = self.newest.nodes().find(|node| {
+            let Some(incarnation) = node.up() else { return false };
+            let heard = self.rules.heard.get(&(leader, node.id)).copied().unwrap_or(0);
+            let registered = self.rules.registered.get(&(node.id, incarnation)).copied().unwrap_or(0);
+            let machine = &self.machines[&self.node_site(node.id)];
+            let held = self.checks.lease_of(node.id, incarnation).is_some_and(|(end, _, boot)| {
+                boot == machine.boot && machine.lives() && end > machine.clock.lease(now) + Span(lease.0 / 2)
+            });
+            held && now - heard.max(registered).max(led) > long
+        });
+        if let Some(node) = unheard.map(|node| node.id) {
+            self.breaks("HeardElsewhere", format!("{leader} leads on, has not heard {node} for long, and others do"));
+        }
+    }
+
+    pub(crate) fn heard(&mut self, member: MemberId, node: NodeId) {
+        self.rules.heard.insert((member, node), self.now);
+    }
+}
+
+impl Rules {
+    /// Since when `leader` leads, as far as it was asked; asked once a second.
+    fn led_since(&mut self, leader: MemberId, now: God) -> God {
+        // Keyed as node 0: no node has that number.
+        let key = (leader, NodeId(0));
+        self.heard.retain(|(member, node), _| *node != NodeId(0) || *member == leader);
+        *self.heard.entry(key).or_insert(now)
+    }
+}
