@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(services)
         .btree_map(".")
         .bytes(".quorate.wire.v1")
+        .codec_path("crate::codec::ThriftyCodec")
         .compile_fds(all.file_descriptor_set())?;
     Ok(())
 }

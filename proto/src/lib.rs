@@ -42,6 +42,8 @@ mod google {
 }
 
 #[cfg(feature = "services")]
+mod codec;
+#[cfg(feature = "services")]
 mod problem;
 #[cfg(feature = "services")]
 pub mod rest;
