@@ -130,9 +130,22 @@ pub enum Rule {
     Watch,
 }
 
+impl Rule {
+    pub fn name(self) -> &'static str {
+        match self {
+            Rule::Linearizable => "Linearizable",
+            Rule::Undecided => "Undecided",
+            Rule::RealTime => "RealTime",
+            Rule::OnceOnly => "OnceOnly",
+            Rule::Stale => "Stale",
+            Rule::Watch => "Watch",
+        }
+    }
+}
+
 impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.rule, self.what)
+        write!(f, "{}: {}", self.rule.name(), self.what)
     }
 }
 

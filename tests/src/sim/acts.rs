@@ -192,6 +192,7 @@ impl World {
             Deed::Leave(at) => self.node_at_site(at).is_some_and(|id| {
                 let asked = self.powered(at) && self.nodes[&id].agent.is_some() && !self.nodes[&id].agent_paused;
                 if asked {
+                    self.leaves(id);
                     self.agent_input(id, decide::Input::Leave);
                 }
                 asked

@@ -232,6 +232,9 @@ impl World {
         if let Effect::Deadline { incarnation, at: Some(at) } = effect {
             self.checks.deadline(self.now, id, incarnation, at);
         }
+        if let Effect::Start { incarnation, .. } = effect {
+            self.judge_order(id, incarnation);
+        }
         if let Effect::Heartbeat { heartbeat, .. } = &effect {
             self.judge_heartbeat(id, heartbeat);
         }
@@ -494,7 +497,9 @@ impl World {
     /// An old desired set comes late, over whatever session there is.
     pub(crate) fn replay(&mut self, id: NodeId) -> bool {
         let Some(node) = self.nodes.get(&id) else { return false };
-        let (Some(set), Some(link)) = (&node.old_set, node.agent.as_ref().and_then(|process| process.session)) else {
+        let earlier = self.chance.one_in(2);
+        let set = if earlier { node.older_set.as_ref().or(node.old_set.as_ref()) } else { node.old_set.as_ref() };
+        let (Some(set), Some(link)) = (set, node.agent.as_ref().and_then(|process| process.session)) else {
             return false;
         };
         let message = Box::new(cluster::agent::ToAgent::Desired(set.clone()));
@@ -560,6 +565,7 @@ impl World {
                     let Some(node) = self.nodes.get_mut(&id) else { return };
                     node.guard_wake += 1;
                     let number = node.guard_wake;
+                    let at = if wrong_clock { at + clock.lease(self.now).since(now) } else { at };
                     self.at(clock.when(at), Happening::Guard { node: id, life, what: ToGuard::Wake { number } });
                 }
             }

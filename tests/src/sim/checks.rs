@@ -366,12 +366,13 @@ impl Checks {
         let same_boot = standing.filter(|(boot, _)| granted.is_some_and(|granted| granted.boot == *boot));
         if let (Proof::LeaseOver { .. }, Some((end, terms)), Some((_, standing))) = (proof, end, same_boot) {
             let now = standing.clock.lease(god);
-            if now < end + terms.kill {
-                let early = (end + terms.kill).since(now);
+            let over = end + terms.kill + terms.margin;
+            if now < over {
+                let early = over.since(now);
                 self.violate(
                     god,
                     "FenceAfterLease",
-                    format!("the receipt of {node} {incarnation} comes {early} before lease and K are over"),
+                    format!("the receipt of {node} {incarnation} comes {early} before lease, K and margin are over"),
                 );
             }
         }

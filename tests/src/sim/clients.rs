@@ -13,9 +13,11 @@ use cluster::{
 };
 use replica::Change;
 
+use crate::history::History;
 use crate::sim::chance::Chance;
 use crate::sim::clock::{God, MS, SECOND};
 use crate::sim::deeds::Ask;
+use crate::sim::histories::About;
 use crate::sim::members::session_of;
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
@@ -34,6 +36,8 @@ pub struct Client {
     /// The member it asks first.
     target: MemberId,
     open: BTreeMap<u64, Question>,
+    /// Answered ones that an answer may still come to, and when they were asked.
+    closed: BTreeMap<u64, (About, God)>,
     /// How many of its questions were answered, and how many of them it gave up.
     pub answered: u64,
     pub given_up: u64,
@@ -47,6 +51,8 @@ struct Question {
     since: God,
     /// For reads: what clients had been told of when it began.
     floor: Revision,
+    /// What it means to the judge of histories.
+    about: Option<About>,
 }
 
 /// What the operator still has to do, in order.
@@ -83,6 +89,7 @@ impl Client {
             next_question: 1,
             target,
             open: BTreeMap::new(),
+            closed: BTreeMap::new(),
             answered: 0,
             given_up: 0,
             chance,
@@ -93,6 +100,14 @@ impl Client {
 impl Client {
     pub(crate) fn is_busy(&self) -> bool {
         !self.open.is_empty()
+    }
+
+    /// The name of the container that an open question is a look at.
+    pub(crate) fn looks_at(&self, question: u64) -> Option<Arc<str>> {
+        match &self.open.get(&question)?.wish {
+            Wish::Look { name, .. } => Some(name.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -121,22 +136,32 @@ impl World {
     pub(crate) fn ask(&mut self, client: u32, ask: &Ask) -> bool {
         let wish = match ask {
             Ask::Read => Wish::Read,
+            Ask::Look { name, stale } => Wish::Look { name: name.clone(), stale: *stale },
             ask => match self.command_of(ask) {
                 Some(command) => Wish::Propose { sequence: 0, command },
                 None => return false,
             },
         };
-        self.begin_question(client, wish, ask.to_string());
+        let about = |wish: &Wish| ask.name().and_then(|name| About::of(client, name, wish));
+        self.begin_question(client, wish, ask.to_string(), about);
         true
     }
 
     pub(crate) fn begin_wish(&mut self, client: u32, wish: Wish) {
         let what = format!("{wish:?}");
-        self.begin_question(client, wish, what);
+        self.begin_question(client, wish, what, |_| None);
     }
 
-    fn begin_question(&mut self, client: u32, wish: Wish, what: String) -> u64 {
+    /// `about`: what the question means to the judge of histories.
+    fn begin_question(
+        &mut self,
+        client: u32,
+        wish: Wish,
+        what: String,
+        about: impl FnOnce(&Wish) -> Option<About>,
+    ) -> u64 {
         let (now, floor) = (self.now, self.checks.told());
+        let members: Vec<MemberId> = self.members.values().filter(|m| m.retired.is_none()).map(|m| m.id).collect();
         let asker = &mut self.clients[client as usize];
         let wish = match wish {
             Wish::Propose { command, .. } => {
@@ -145,9 +170,13 @@ impl World {
             }
             wish => wish,
         };
+        // Every member answers looks.
+        if matches!(wish, Wish::Look { .. }) {
+            asker.target = *asker.chance.pick(&members);
+        }
         let question = asker.next_question;
         asker.next_question += 1;
-        asker.open.insert(question, Question { wish, what, attempt: 0, since: now, floor });
+        asker.open.insert(question, Question { about: about(&wish), wish, what, attempt: 0, since: now, floor });
         self.send_question(client, question);
         question
     }
@@ -184,8 +213,13 @@ impl World {
             }
             ToClient::Answer { question, attempt, answer } => {
                 let Some(open) = asker.open.get(&question) else {
-                    return self.late_answer(client, &answer);
+                    return self.late_answer(client, question, &answer);
                 };
+                let outcome = matches!(&*answer, Answered::Applied { .. } | Answered::Seen { .. });
+                if let Some(about) = open.about.as_ref().filter(|_| outcome) {
+                    self.histories.ended(client, about, open.since, now, Some(&answer));
+                    asker.closed.insert(question, (about.clone(), open.since));
+                }
                 // Whatever attempt it answers: an outcome is an outcome.
                 match *answer {
                     Answered::Applied { revision, outcome } => {
@@ -202,6 +236,13 @@ impl World {
                         let (floor, member) = (open.floor, asker.target);
                         self.checks.read(now, member, floor, revision);
                         self.finish(client, question, &format!("read at {revision}"), None);
+                    }
+                    Answered::Seen { revision, .. } => {
+                        if let Wish::Look { stale: false, .. } = open.wish {
+                            let (floor, member) = (open.floor, asker.target);
+                            self.checks.read(now, member, floor, revision);
+                        }
+                        self.finish(client, question, &format!("seen at {revision}"), None);
                     }
                     Answered::Done => self.finish(client, question, "done", Some(Some(Done::Nothing))),
                     Answered::Refused(why) => self.finish(client, question, &format!("refused: {why}"), Some(None)),
@@ -220,8 +261,13 @@ impl World {
         }
     }
 
-    /// Answers to a repetition come late and must still agree; only those that name their request can be compared.
-    fn late_answer(&mut self, client: u32, answer: &Answered) {
+    /// Answers to a repetition come late and must still agree.
+    fn late_answer(&mut self, client: u32, question: u64, answer: &Answered) {
+        if let (Some((about, since)), Answered::Applied { .. }) =
+            (self.clients[client as usize].closed.get(&question), answer)
+        {
+            self.histories.ended(client, about, *since, self.now, Some(answer));
+        }
         if let Answered::Applied { revision, .. } = answer
             && *revision > self.checks.applied_revision()
         {
@@ -235,7 +281,9 @@ impl World {
         let asker = &mut self.clients[client as usize];
         let Some(open) = asker.open.get(&question) else { return };
         if now - open.since > GIVE_UP {
-            asker.open.remove(&question);
+            if let Some(Question { about: Some(about), since, .. }) = asker.open.remove(&question) {
+                self.histories.ended(client, &about, since, now, None);
+            }
             asker.given_up += 1;
             return self.operator_heard(client, question, None);
         }
@@ -253,6 +301,18 @@ impl World {
             self.note(Line { show: Show::Clients, text: format!("client {client}: {}: {text}{times}", open.what) });
         }
         self.operator_heard(client, question, outcome.flatten());
+    }
+
+    /// What clients saw; the questions that are still open have no answer.
+    pub(crate) fn take_history(&mut self) -> History {
+        for client in &self.clients {
+            for Question { about, since, .. } in client.open.values() {
+                if let Some(about) = about {
+                    self.histories.ended(client.number, about, *since, self.now, None);
+                }
+            }
+        }
+        std::mem::take(&mut self.histories).into_history()
     }
 
     /// Questions that still wait for an answer.
@@ -303,7 +363,7 @@ impl World {
                 Command::UpdateSettings { settings }
             }
             Ask::ReleaseBrake => Command::ReleaseBrake,
-            Ask::Read => return None,
+            Ask::Read | Ask::Look { .. } => return None,
         })
     }
 
@@ -350,7 +410,7 @@ impl World {
         };
         match wish {
             Some(wish) => {
-                let question = self.begin_question(client, wish, format!("{step:?}"));
+                let question = self.begin_question(client, wish, format!("{step:?}"), |_| None);
                 self.operator.asked = Some(question);
             }
             None => self.step_done(None),

@@ -158,13 +158,25 @@ pub enum Deed {
 /// What a client asks for. Containers and nodes by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    Create { name: Arc<str>, memory_mib: u64, policy: OnQuorumLoss, preferred: Option<Site> },
+    Create {
+        name: Arc<str>,
+        memory_mib: u64,
+        policy: OnQuorumLoss,
+        preferred: Option<Site>,
+    },
     Start(Arc<str>),
     Stop(Arc<str>),
     Delete(Arc<str>),
     Restart(Arc<str>),
-    Move { name: Arc<str>, to: Option<Site> },
-    Annotate { name: Arc<str>, key: Arc<str>, value: Arc<str> },
+    Move {
+        name: Arc<str>,
+        to: Option<Site>,
+    },
+    Annotate {
+        name: Arc<str>,
+        key: Arc<str>,
+        value: Arc<str>,
+    },
     Cordon(Site),
     Uncordon(Site),
     Drain(Site),
@@ -173,6 +185,28 @@ pub enum Ask {
     SetProfile(Profile),
     ReleaseBrake,
     Read,
+    /// At one container, through any member; at what that member happens to know, if `stale`.
+    Look {
+        name: Arc<str>,
+        stale: bool,
+    },
+}
+
+impl Ask {
+    /// The container it is about.
+    pub fn name(&self) -> Option<&Arc<str>> {
+        match self {
+            Ask::Create { name, .. }
+            | Ask::Start(name)
+            | Ask::Stop(name)
+            | Ask::Delete(name)
+            | Ask::Restart(name)
+            | Ask::Move { name, .. }
+            | Ask::Annotate { name, .. }
+            | Ask::Look { name, .. } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -246,7 +280,7 @@ impl Swarm {
             crash_points: on(3),
             agents: on(2),
             disks: on(4),
-            damage: on(8),
+            damage: on(6),
             clocks: on(3),
             runtime: on(4),
             leadership: on(3),
@@ -266,13 +300,19 @@ impl Layout {
         // Members live on the machines of the first nodes; one of them often alone.
         let alone = usize::from(chance.one_in(2));
         let machines = nodes.max(members) + alone;
-        let epsilon = 4_500;
+        let epsilon = 4_900i64;
         let machines = (0..machines)
             .map(|place| Machine {
                 member: place < members - alone || place == machines - 1 && alone == 1,
                 node: (place < nodes)
                     .then(|| if place == nodes - 1 && chance.one_in(2) { Role::Standby } else { Role::Active }),
-                rate_ppm: if swarm.clocks { chance.below(2 * epsilon + 1) as i64 - epsilon as i64 } else { 0 },
+                rate_ppm: if !swarm.clocks {
+                    0
+                } else if chance.one_in(2) {
+                    *chance.pick(&[-epsilon, epsilon])
+                } else {
+                    chance.below(2 * epsilon as u64 + 1) as i64 - epsilon
+                },
             })
             .collect();
         let weather = if swarm.weather {
@@ -289,13 +329,17 @@ impl Layout {
         };
         Layout {
             machines,
-            profile: *chance.pick(&[Profile::Fast, Profile::Default, Profile::Default]),
+            // The longest leases show best what clocks that differ can do.
+            profile: match swarm.clocks && chance.one_in(4) {
+                true => Profile::Relaxed,
+                false => *chance.pick(&[Profile::Fast, Profile::Default, Profile::Default]),
+            },
             weather,
             disk: *chance.pick(&[Speed::NVME, Speed::SATA]),
             snapshot_every: *chance.pick(&[20, 60, 10_000]),
             boot_grace_ms: *chance.pick(&[0, 5_000]),
             brake_quiet_ms: 8_000,
-            clients: chance.within(1..=3) as u32,
+            clients: chance.within(2..=4) as u32,
             tick_stretch: *chance.pick(&[1, 2, 4, 4]),
             power_switch: swarm.switch,
         }
@@ -337,6 +381,14 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
         let long = chance.within(SECOND..=15 * SECOND);
         let mut add = |at: God, deed: Deed| schedule.push(Timed { at, deed });
         match chance.pick(&kinds) {
+            Kind::Power if chance.one_in(8) => {
+                // Everything at once; members are back first, and some nodes only much later.
+                for site in &sites {
+                    let members_first = if members.contains(site) { chance.below(SECOND) } else { long };
+                    add(at, Deed::PowerOff(*site));
+                    add(at + short + members_first, Deed::PowerOn(*site));
+                }
+            }
             Kind::Power => {
                 add(at, Deed::PowerOff(site));
                 if chance.one_in(4) {
@@ -543,20 +595,28 @@ fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedu
         count += 1;
         let client = chance.below(u64::from(layout.clients)) as u32;
         let (name, node) = (chance.pick(&names).clone(), *chance.pick(&nodes));
-        let ask = match chance.below(if swarm.operators { 26 } else { 14 }) {
+        // Now and then everybody looks while somebody writes.
+        if chance.one_in(8) {
+            for client in 0..layout.clients {
+                add(at + chance.below(5 * MS), client, Ask::Look { name: name.clone(), stale: false });
+            }
+        }
+        let ask = match chance.below(if swarm.operators { 30 } else { 18 }) {
+            14..=16 => Ask::Look { name, stale: false },
+            17 => Ask::Look { name, stale: true },
             0..=7 => Ask::Annotate { name, key: format!("k{}", count % 5).into(), value: count.to_string().into() },
             8..=9 => Ask::Read,
             10 => Ask::Stop(name),
             11..=12 => Ask::Start(name),
             13 => Ask::Restart(name),
-            14..=15 => Ask::Move { name, to: chance.one_in(2).then_some(node) },
-            16 => Ask::Cordon(node),
-            17..=18 => Ask::Uncordon(node),
-            19 => Ask::Drain(node),
-            20..=21 => Ask::Return(node),
-            22 => Ask::SetRole(node, if chance.one_in(3) { Role::Standby } else { Role::Active }),
-            23 => Ask::Delete(name),
-            24 => Ask::Create { name, memory_mib: 256, policy: OnQuorumLoss::Stop, preferred: None },
+            18..=19 => Ask::Move { name, to: chance.one_in(2).then_some(node) },
+            20 => Ask::Cordon(node),
+            21..=22 => Ask::Uncordon(node),
+            23 => Ask::Drain(node),
+            24..=25 => Ask::Return(node),
+            26 => Ask::SetRole(node, if chance.one_in(3) { Role::Standby } else { Role::Active }),
+            27 => Ask::Delete(name),
+            28 => Ask::Create { name, memory_mib: 256, policy: OnQuorumLoss::Stop, preferred: None },
             _ if swarm.terms => Ask::SetProfile(*chance.pick(&[Profile::Fast, Profile::Default])),
             _ => Ask::ReleaseBrake,
         };
@@ -637,6 +697,8 @@ impl fmt::Display for Ask {
             Ask::SetProfile(profile) => write!(f, "set profile {}", profile.name()),
             Ask::ReleaseBrake => f.write_str("release the brake"),
             Ask::Read => f.write_str("read"),
+            Ask::Look { name, stale: false } => write!(f, "look at {name}"),
+            Ask::Look { name, stale: true } => write!(f, "look at {name}, stale"),
         }
     }
 }

@@ -138,6 +138,8 @@ pub struct Node {
     pub left: bool,
     /// The first desired set that was sent to its newest incarnation.
     pub old_set: Option<Arc<cluster::agent::DesiredSet>>,
+    /// And to the one before it.
+    pub older_set: Option<Arc<cluster::agent::DesiredSet>>,
     pub works: BTreeMap<(ContainerId, Epoch), Work>,
     pub fail_starts_until: God,
     pub slow_stops: (God, u64),

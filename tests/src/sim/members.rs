@@ -11,6 +11,7 @@ use crate::sim::agents::heartbeat_link_of;
 use crate::sim::checks::First;
 use crate::sim::clock::{MS, SECOND};
 use crate::sim::deeds::CrashPoint;
+use crate::sim::histories;
 use crate::sim::host::{Asker, MemberProcess, Mirror, Mirrored};
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::{Answered, Built, End, Happening, Mail, Shipment, ToClient, ToMember, ToNode, Wish, World};
@@ -57,6 +58,7 @@ impl World {
             Err(error) => return self.checks.violate(now, "Start", format!("{id}: {error}")),
         };
         self.checks.rewound(id, applied);
+        self.histories.watches_from(id, applied.unwrap_or_default());
         let every = clock.length(replica.tick_every());
         let member = self.members.get_mut(&id).expect("just seen");
         member.process = Some(MemberProcess {
@@ -222,7 +224,11 @@ impl World {
                         let request = Some(RequestId { session: session_of(client), sequence });
                         Input::Propose { ticket, request, command }
                     }
-                    Wish::Read => Input::Read { ticket },
+                    Wish::Look { name, stale: true } => {
+                        process.tickets.remove(&ticket);
+                        return self.tell_stale(id, Asker { client, question, attempt }, &name);
+                    }
+                    Wish::Read | Wish::Look { .. } => Input::Read { ticket },
                     Wish::Change(change) => Input::ChangeMembership { ticket, change },
                     Wish::Transfer(to) => Input::TransferLeader { ticket, to },
                 };
@@ -435,7 +441,7 @@ impl World {
                     && let Some(node) = self.nodes.get_mut(&session.node)
                     && node.old_set.as_ref().is_none_or(|old| old.incarnation < set.incarnation)
                 {
-                    node.old_set = Some(set.clone());
+                    node.older_set = node.old_set.replace(set.clone());
                 }
                 self.down_the_session(id, link, |link| ToNode::Said { link, message: Box::new(message.clone()) });
             }
@@ -457,6 +463,7 @@ impl World {
                     machine.powered.then(|| (machine.boot, machine.standing(now)))
                 };
                 let first = self.checks.applied(now, id, revision, entry, &events, standing);
+                self.histories.told(id, revision, &events);
                 self.counts.mix(revision.0 ^ entry.map_or(0, |(_, digest, _)| digest));
                 if first == First::Yes {
                     self.judge(id, &events);
@@ -466,6 +473,7 @@ impl World {
             Effect::Installed { revision } => {
                 *self.counts.transitions.entry("snapshot installed").or_default() += 1;
                 self.checks.rewound(id, Some(revision));
+                self.histories.watches_from(id, revision);
             }
             Effect::Plan { state, observed } => {
                 let plan = Box::new(cluster::planner::plan(&state, &observed, self.wall()));
@@ -563,15 +571,29 @@ impl World {
 
     fn answer(&mut self, id: MemberId, ticket: Ticket, answer: Answer) {
         let Some(asker) = self.process_mut(id).and_then(|process| process.tickets.remove(&ticket)) else { return };
-        let Asker { client, question, attempt } = asker;
+        let Asker { client, question, .. } = asker;
         let answer = match answer {
             Answer::Applied(applied) => Answered::Applied { revision: applied.revision, outcome: applied.outcome },
-            Answer::State(state) => Answered::State { revision: state.revision() },
+            Answer::State(state) => match self.clients[client as usize].looks_at(question) {
+                Some(name) => seen(&state, &name),
+                None => Answered::State { revision: state.revision() },
+            },
             Answer::Done => Answered::Done,
             Answer::Failed(ProposeError::NotLeader { hint }) => Answered::NotLeader { hint },
             Answer::Failed(ProposeError::Refused(why)) => Answered::Refused(why),
             Answer::Failed(_) => Answered::Again,
         };
+        self.send_answer(id, asker, answer);
+    }
+
+    /// What this member knows just now, without asking anybody.
+    fn tell_stale(&mut self, id: MemberId, asker: Asker, name: &str) {
+        let known = self.process(id).and_then(|process| process.replica.state()).map(|state| seen(state, name));
+        self.send_answer(id, asker, known.unwrap_or(Answered::Again));
+    }
+
+    fn send_answer(&mut self, id: MemberId, asker: Asker, answer: Answered) {
+        let Asker { client, question, attempt } = asker;
         let site = self.member_site(id);
         self.toss(site, crate::sim::net::Site(0), || Happening::Client {
             client,
@@ -630,6 +652,12 @@ impl World {
             self.note(Line { show: Show::Members, text: format!("{id}: {}", text()) });
         }
     }
+}
+
+/// What a look at the container of this name shows in `state`.
+fn seen(state: &State, name: &str) -> Answered {
+    let container = cluster::Name::new(name).ok().and_then(|name| state.container_named(&name).cloned());
+    Answered::Seen { revision: state.revision(), view: container.map(|container| histories::view(&container)) }
 }
 
 pub(crate) fn snapshot_of(state: &State) -> Vec<u8> {

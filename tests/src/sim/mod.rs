@@ -18,6 +18,7 @@ pub mod world;
 mod members;
 mod agents;
 mod clients;
+mod histories;
 mod acts;
 pub mod run;
 pub mod mutants;

@@ -4,7 +4,7 @@
 //! Absent: from ordinary builds, the bugs. There this builds the one that has them, in `target/mutants`, and runs that.
 
 pub const USAGE: &str = "\
-usage: cargo sim --mutants [--quick] [--only NAME] [--seeds N] [--from S] [--seconds T] [--threads N] [--list]
+usage: cargo sim --mutants [--quick] [--only NAME] [--seeds N] [--from S] [--seconds T] [--threads N] [--trace] [--list]
 
   --quick        only those that are found within a few seeds
   --only NAME    one of them; may be given more than once
@@ -12,6 +12,7 @@ usage: cargo sim --mutants [--quick] [--only NAME] [--seeds N] [--from S] [--sec
   --from S       the first of them (1)
   --seconds T    simulated seconds of faults in each seed (60)
   --threads N    seeds at a time (as many as there are cores)
+  --trace        the last lines of each seed that finds one
   --list         what is planted, and what each stands for";
 
 /// Runs what the words after `--mutants` ask for.
@@ -58,6 +59,7 @@ mod hunt {
     struct Hunt {
         quick: bool,
         list: bool,
+        trace: bool,
         only: Vec<String>,
         seeds: u64,
         from: u64,
@@ -91,8 +93,16 @@ mod hunt {
     impl Hunt {
         fn read(words: &[String]) -> Result<Hunt, String> {
             let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-            let mut hunt =
-                Hunt { quick: false, list: false, only: Vec::new(), seeds: 3_000, from: 1, seconds: 60, threads };
+            let mut hunt = Hunt {
+                quick: false,
+                list: false,
+                trace: false,
+                only: Vec::new(),
+                seeds: 3_000,
+                from: 1,
+                seconds: 60,
+                threads,
+            };
             let mut words = words.iter();
             while let Some(word) = words.next() {
                 let mut text = || words.next().ok_or(format!("{word} needs a word more"));
@@ -101,6 +111,7 @@ mod hunt {
                     "--help" | "-h" => return Err("the planted bugs".to_owned()),
                     "--quick" => hunt.quick = true,
                     "--list" => hunt.list = true,
+                    "--trace" => hunt.trace = true,
                     "--only" => hunt.only.push(text()?.clone()),
                     "--seeds" => hunt.seeds = number(text()?)?,
                     "--from" => hunt.from = number(text()?)?,
@@ -133,6 +144,10 @@ mod hunt {
                 let took = format!("{:.1} s", since.elapsed().as_secs_f64());
                 match found {
                     Some(Found { seed, by }) => {
+                        if self.trace {
+                            let outcome = planted::with(bug.name, || self.play(seed, Transcript::traced()));
+                            outcome.trace.iter().for_each(|line| println!("{line}"));
+                        }
                         let seeds = seed - self.from + 1;
                         println!("{:<36} {:<18} {seeds:>5} {took:>7}  {}", bug.name, by.oracle, by.what);
                         caught += 1;
@@ -171,10 +186,10 @@ mod hunt {
                             if seed >= known() {
                                 return;
                             }
-                            let outcome = planted::with(bug.name, || self.play(seed));
+                            let outcome = planted::with(bug.name, || self.play(seed, Transcript::default()));
                             reached.fetch_add(planted::reached(), Ordering::Relaxed);
                             let Some(by) = outcome.violation else { continue };
-                            if let Some(violation) = self.play(seed).violation {
+                            if let Some(violation) = self.play(seed, Transcript::default()).violation {
                                 println!("seed {seed} breaks a promise without any planted bug: {violation}");
                                 continue;
                             }
@@ -189,8 +204,8 @@ mod hunt {
             first.into_inner().expect("no seed panics")
         }
 
-        fn play(&self, seed: u64) -> Outcome {
-            run(&Plan::random(seed, self.seconds * SECOND), Transcript::default())
+        fn play(&self, seed: u64, transcript: Transcript) -> Outcome {
+            run(&Plan::random(seed, self.seconds * SECOND), transcript)
         }
     }
 }

@@ -21,6 +21,9 @@ pub struct Rules {
     /// When each incarnation was registered, and when its fencing began.
     registered: BTreeMap<(NodeId, Incarnation), God>,
     fencing: BTreeMap<(NodeId, Incarnation), God>,
+    /// Which lives of agent and guard each incarnation was registered in, and which nodes were ever asked to leave.
+    lives: BTreeMap<(NodeId, Incarnation), (u32, u32)>,
+    leaving: BTreeSet<NodeId>,
     /// Fencings for silence of late.
     silenced: Vec<(God, NodeId)>,
     brake_released: Option<God>,
@@ -29,8 +32,9 @@ pub struct Rules {
     /// Every epoch that was ever begun, and every member there ever was.
     begun: BTreeSet<(ContainerId, Epoch)>,
     members: BTreeSet<MemberId>,
-    /// Processes of members: since when, and whether they found a log.
-    started: BTreeMap<MemberId, (God, bool)>,
+    /// Members whose process found a log, and when a member last started while no other ran.
+    cold: BTreeSet<MemberId>,
+    all_down: Option<God>,
     /// Members that stood still: since when, and the last time from when to when.
     still: BTreeMap<MemberId, God>,
     stood_still: BTreeMap<MemberId, (God, God)>,
@@ -63,6 +67,9 @@ impl World {
             match event {
                 Event::NodeRegistered { node, incarnation, .. } => {
                     self.rules.registered.insert((*node, *incarnation), now);
+                    if let Some(host) = self.nodes.get(node) {
+                        self.rules.lives.insert((*node, *incarnation), (host.life, host.guard_life));
+                    }
                 }
                 Event::FencingBegun { node, incarnation, cause, .. } => {
                     self.rules.fencing.insert((*node, *incarnation), now);
@@ -139,13 +146,10 @@ impl World {
     fn judge_grace(&mut self, node: NodeId, after: &State) {
         let grace = after.settings().boot_grace.0;
         let voters = after.membership().all_voters();
-        let up: Vec<(God, bool)> = voters
-            .iter()
-            .filter(|voter| self.process(**voter).is_some())
-            .filter_map(|voter| self.rules.started.get(voter).copied())
-            .collect();
-        let young = up.iter().all(|(at, cold)| *cold && self.now - at + 200 * MS < grace);
-        if young && up.len() > voters.len() / 2 {
+        let cold = |voter: &&MemberId| self.rules.cold.contains(voter);
+        let cold = voters.iter().filter(|voter| self.process(**voter).is_some()).filter(cold).count();
+        let young = self.rules.all_down.is_some_and(|at| self.now - at + 200 * MS < grace);
+        if young && cold > voters.len() / 2 {
             self.breaks("BootGrace", format!("{node} is fenced for silence by a cluster that has just started"));
         }
     }
@@ -172,6 +176,7 @@ impl World {
                     self.breaks("YoungMembership", format!("{node} {incarnation} has a receipt before a whole W"));
                 }
             }
+            Proof::Guard => self.judge_end(node, incarnation, after),
             Proof::Empty => {
                 let before = self.newest.node(node).map(|it| it.health.clone());
                 let registers = events.iter().find_map(|event| match event {
@@ -241,6 +246,37 @@ impl World {
         }
     }
 
+    /// Nothing is started without a lease.
+    pub(crate) fn judge_order(&mut self, node: NodeId, incarnation: Incarnation) {
+        let machine = &self.machines[&self.node_site(node)];
+        let now = machine.clock.lease(self.now);
+        let held = self.checks.lease_of(node, incarnation).is_some_and(|(end, ..)| now < end);
+        if !held {
+            self.breaks("LeaseCover", format!("{node} {incarnation} starts something and holds no lease"));
+        }
+    }
+
+    /// An incarnation ends for a reason: its lease, its fencing, its agent or guard, or because it was asked to.
+    fn judge_end(&mut self, node: NodeId, incarnation: Incarnation, after: &State) {
+        let Some((lives, guards)) = self.rules.lives.get(&(node, incarnation)).copied() else { return };
+        let host = &self.nodes[&node];
+        let machine = &self.machines[&host.site];
+        let undisturbed = (host.life, host.guard_life) == (lives, guards) && machine.lives() && !host.agent_paused;
+        let terms = after.settings().terms;
+        let settled = after.settings().terms_fading.is_empty() && self.newest.settings().terms_fading.is_empty();
+        let held = self.checks.lease_of(node, incarnation).is_some_and(|(end, of, boot)| {
+            of.lease == terms.lease && boot == machine.boot && end > machine.clock.lease(self.now) + terms.heartbeat
+        });
+        let begun = self.rules.fencing.contains_key(&(node, incarnation));
+        if undisturbed && settled && held && !begun && !self.rules.leaving.contains(&node) {
+            self.breaks("EndsForNothing", format!("{node} {incarnation} ended itself though it held a lease"));
+        }
+    }
+
+    pub(crate) fn leaves(&mut self, node: NodeId) {
+        self.rules.leaving.insert(node);
+    }
+
     /// *(12)*: no fence method before its `Fencing` is committed.
     pub(crate) fn judge_fence(&mut self, member: MemberId, node: NodeId, incarnation: Incarnation) {
         let known = self.process(member).and_then(|process| process.replica.state()).and_then(|state| state.node(node));
@@ -291,7 +327,14 @@ impl World {
     }
 
     pub(crate) fn judge_start(&mut self, member: MemberId, cold: bool) {
-        self.rules.started.insert(member, (self.now, cold));
+        if cold {
+            self.rules.cold.insert(member)
+        } else {
+            self.rules.cold.remove(&member)
+        };
+        if !self.members.values().any(|other| other.id != member && other.process.is_some()) {
+            self.rules.all_down = Some(self.now);
+        }
         self.rules.still.remove(&member);
         self.rules.stood_still.remove(&member);
     }
@@ -323,7 +366,7 @@ impl World {
         let Some(process) = self.process(member).filter(|process| process.replica.is_leader()) else { return };
         let woke = self.wall().0 - (self.now - until) / MS;
         let status = process.replica.status();
-        let blamed = status.transitions.iter().find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 > woke);
+        let blamed = status.transitions.iter().find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 >= woke);
         if let Some(seen) = blamed {
             let node = seen.node;
             self.breaks("NoBlame", format!("{member} stood still and suspects {node} for it"));
@@ -350,7 +393,7 @@ impl World {
         let Some(leader) = self.leader() else { return };
         let now = self.now;
         let lease = self.newest.settings().terms.lease;
-        let long = 2 * lease.0 + 8 * SECOND;
+        let long = 2 * lease.0 + 3 * SECOND;
         let led = self.rules.led_since(leader, now);
         if now - led < long || self.rules.still.contains_key(&leader) {
             return;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use cluster::planner::Observed;
 use cluster::{Desired, Health, Observed as Seen, Order, Placement, Unplaced};
 
+use crate::history;
 use crate::sim::checks::Violation;
 use crate::sim::clock::{God, SECOND};
 use crate::sim::deeds::Plan;
@@ -31,6 +32,8 @@ pub struct Outcome {
     pub events: BTreeMap<&'static str, u64>,
     pub exposures: u64,
     pub answers: usize,
+    /// Of clients, judged for linearizability.
+    pub operations: usize,
     /// The last lines, if the run was traced.
     pub trace: Vec<String>,
 }
@@ -44,7 +47,19 @@ pub fn run(plan: &Plan, transcript: Transcript) -> Outcome {
     if unaccounted != 0 && world.checks.first.is_none() {
         world.checks.violate(world.now, "Simulator", format!("{unaccounted} happenings were lost"));
     }
-    finish(plan.seed, world, recovery)
+    let operations = judge(&mut world);
+    Outcome { operations, ..finish(plan.seed, world, recovery) }
+}
+
+/// What clients and watchers saw, judged by itself. Gives how many operations that were.
+fn judge(world: &mut World) -> usize {
+    let history = world.take_history();
+    if world.checks.first.is_none() {
+        for anomaly in history::judge(&history) {
+            world.checks.violate(world.now, anomaly.rule.name(), anomaly.what);
+        }
+    }
+    history.operations.len()
 }
 
 fn recover(world: &mut World) -> Option<u64> {
@@ -78,6 +93,7 @@ fn finish(seed: u64, world: World, recovery: Option<u64>) -> Outcome {
         recovery,
         counts,
         answers: checks.answers(),
+        operations: 0,
         exposures: checks.exposures,
         events: checks.events,
         violation: checks.first,

@@ -23,6 +23,7 @@ use crate::sim::clients::{Client, Operator};
 use crate::sim::clock::{Clock, God, MS, SECOND};
 use crate::sim::deeds::{Layout, Plan};
 use crate::sim::disk::Disk;
+use crate::sim::histories::Histories;
 use crate::sim::host::{Machine, Member, Mirror, Node, Session};
 use crate::sim::net::{Fate, Net, Site};
 use crate::sim::rules::Rules;
@@ -52,6 +53,7 @@ pub struct World {
     /// The newest state any member has applied.
     pub newest: State,
     pub checks: Checks,
+    pub(crate) histories: Histories,
     pub(crate) rules: Rules,
     pub transcript: Transcript,
     pub counts: Counts,
@@ -214,8 +216,16 @@ pub struct Shipment {
 /// What a client or an operator wants of a member.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Wish {
-    Propose { sequence: u64, command: Command },
+    Propose {
+        sequence: u64,
+        command: Command,
+    },
     Read,
+    /// One container; of what this member happens to know, if `stale`.
+    Look {
+        name: Arc<str>,
+        stale: bool,
+    },
     Change(Change),
     Transfer(Option<MemberId>),
 }
@@ -279,6 +289,7 @@ pub enum ToClient {
 pub enum Answered {
     Applied { revision: Revision, outcome: cluster::Outcome },
     State { revision: Revision },
+    Seen { revision: Revision, view: Option<crate::history::View> },
     Done,
     NotLeader { hint: Option<MemberId> },
     Again,
@@ -315,6 +326,7 @@ impl World {
             dark: BTreeMap::new(),
             newest: state.clone(),
             checks: Checks::default(),
+            histories: Histories::default(),
             rules: Rules::default(),
             transcript,
             counts: Counts::default(),
@@ -640,6 +652,7 @@ impl Node {
             slot: GuardSays::default(),
             left: false,
             old_set: None,
+            older_set: None,
             works: BTreeMap::new(),
             fail_starts_until: 0,
             slow_stops: (0, 0),
