@@ -11,11 +11,6 @@ use controlplane::store::Backend;
 use controlplane::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Entries and answers are made on one thread and dropped on another, thousands a second: glibc's allocator took a
-/// third of the replica's time for that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A member of a Quorate control plane.
 #[derive(Parser)]
 #[command(version, about)]
