@@ -4,7 +4,7 @@
 //! syncs values that outgrow its segments, so none is above 4 KiB and `blobs/` must stay empty.
 
 use super::disk::Log;
-use super::durable::{exists, io, open_file, sync_folder};
+use super::durable::{exists, io, open_file, remove_file, sync_folder};
 use ::sled::{Batch, Config, Db, Tree};
 use record::{Assembler, Damage, Found, StoreError, piece_key, pieces};
 use std::fs::{self, File};
@@ -56,6 +56,7 @@ impl SledLog {
     }
 
     fn open_any(folder: &Path) -> Result<Self, StoreError> {
+        remove_unfinished(folder)?;
         let path = folder.to_owned();
         let (db, tree) = fenced("open", folder, move || {
             let db = Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
@@ -155,6 +156,19 @@ impl Log for SledLog {
     fn close(&mut self) -> Result<(), StoreError> {
         self.flush()
     }
+}
+
+/// sled notes where its pages are in a file that it writes aside and renames. Cut off in between, by a full disk or a
+/// killed process, the next `open` takes what was written so far for the finished file, and finds it corrupt. Nothing
+/// rests on it yet: the file before it is removed only after the renaming.
+fn remove_unfinished(folder: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(folder).map_err(io("list", folder))? {
+        let path = entry.map_err(io("list", folder))?.path();
+        if path.extension().is_some_and(|suffix| suffix == "generating") {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn db_path(folder: &Path) -> PathBuf {

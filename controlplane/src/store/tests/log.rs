@@ -83,3 +83,17 @@ fn a_compaction_that_is_interrupted_leaves_no_half_record() {
     }
     assert!(batches > 3 && left == 2, "{batches} batches, {left} are left");
 }
+
+/// sled itself takes the file that it was about to write for the one it wrote.
+#[test]
+fn a_start_of_sled_that_was_cut_off_is_no_damage() {
+    for bytes in [&b""[..], b"half of what sled", &[0; 5000]] {
+        let folder = TempDir::new().expect("a folder");
+        let mut disk = create(folder.path(), Backend::Sled);
+        let model = write(disk.as_mut(), &[5, 229, 1, 5], 100);
+        drop(disk);
+        let unfinished = folder.path().join("member/log/snap.00000000000FFFFF.generating");
+        std::fs::write(unfinished, bytes).expect("written");
+        assert_eq!(Model::of(&ready(folder.path(), Backend::Sled).1), model);
+    }
+}

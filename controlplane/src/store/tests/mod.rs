@@ -5,7 +5,9 @@ mod contract;
 mod crash;
 mod damage;
 mod folder;
+mod full;
 mod log;
+mod loop_disk;
 mod oracle;
 mod power;
 mod speed;
@@ -40,14 +42,18 @@ fn open(path: &Path, backend: Backend) -> OpenOutcome {
 /// Tests share a process, and some start children: between fork and exec a child holds every lock of the others,
 /// after the owner let go of it too.
 fn patiently<T>(work: impl Fn() -> Result<T, StoreError>) -> T {
+    try_patiently(work).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// The same for work that may err otherwise.
+fn try_patiently<T>(work: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match work() {
-            Ok(value) => return value,
             Err(StoreError::Locked { .. }) if Instant::now() < deadline => {}
             Err(StoreError::Io { operation: "open", source, .. })
                 if source.to_string().contains("could not acquire lock") && Instant::now() < deadline => {}
-            Err(other) => panic!("{other:?}"),
+            outcome => return outcome,
         }
         std::thread::yield_now();
     }
