@@ -26,7 +26,6 @@ use uuid::Uuid;
 use crate::admission::{Admission, AdmissionError, Seed};
 use crate::api::door::Door;
 use crate::api::front::{self, Front};
-use crate::api::limits::Streams;
 use crate::clock;
 use crate::config::Config;
 use crate::runtime::fencing::Fences;
@@ -120,7 +119,7 @@ impl Server {
 
         let (standing, shown) = watch::channel(Standing::Empty);
         let (give, orders) = mpsc::channel(4);
-        let door = Door::new(shown, give, Streams::new(config.limits.streams));
+        let door = Door::new(shown, give, &config.limits);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let front = Front::new(door.clone(), config.limits.clone(), describing(health_service));

@@ -1,7 +1,8 @@
 //! Containers: one by one, in batches, and over a stream that never waits for one before it takes the next.
 
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cluster::apply::Done;
 use cluster::{ContainerId, Revision};
@@ -13,6 +14,7 @@ use proto::v1::container_service_server::ContainerService;
 use proto::{Problem, v1};
 use replica::{Answer, ProposeError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -20,6 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::change;
 use super::door::{self, ANSWER_BYTES, Door, Failure, Manners, id_of, leader, mark, sight};
 use super::error::{self, status};
+use super::limits::{self, Paces, client_of};
 use super::page::Page;
 use crate::runtime::{Handle, applied};
 use crate::standing::Seated;
@@ -141,12 +144,13 @@ impl ContainerService for Containers {
         let seated = self.0.seated().map_err(status)?;
         let manners = Manners::of(call.metadata());
         let view = seated.handle.view();
+        let meter = Meter { paces: self.0.paces().clone(), client: client_of(call.extensions()) };
         if view.leads {
             let (out, results) = mpsc::channel(UNDER_WAY);
             let handle = seated.handle.clone();
             let incoming = call.into_inner();
             tokio::spawn(async move {
-                submit(&handle, incoming, out).await;
+                submit(&handle, incoming, &meter, out).await;
                 drop(place);
             });
             return Ok(Response::new(Box::pin(ReceiverStream::new(results))));
@@ -155,12 +159,20 @@ impl ContainerService for Containers {
         let Some(leader) = leader else { return Err(status(error::not_leader(leader))) };
         let channel = self.0.channel(&leader.api_address).map_err(|_| status(error::no_quorum()))?;
         let mut client = ContainerServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
-        // A broken item ends the stream towards the leader, and with it the one back.
-        let mut onward = Request::new(call.into_inner().map_while(Result::ok));
+        // A broken item ends the stream towards the leader; why is said behind the results of those before it.
+        let broken: Arc<Mutex<Option<Status>>> = Arc::default();
+        let heard = Arc::clone(&broken);
+        let sound = call.into_inner().map_while(move |item| {
+            let keep = |status| *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+            item.map_err(keep).ok()
+        });
+        let mut onward = Request::new(sound.then(move |item| after_pause(meter.charge(), item)));
         mark(&mut onward, &manners);
         onward.metadata_mut().remove("grpc-timeout");
         let results = client.submit(onward).await?.into_inner();
-        Ok(Response::new(Box::pin(results.map(move |result| {
+        let end = std::iter::from_fn(move || broken.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let end = tokio_stream::iter(end.map(|broken| Err(limits::too_large(&broken).map_or(broken, status))));
+        Ok(Response::new(Box::pin(results.chain(end).map(move |result| {
             let _held = &place;
             result
         }))))
@@ -222,12 +234,17 @@ where
     I: Mutation + Clone + Send + Sync + 'static,
     R: Message + Default + Send + 'static,
 {
-    let manners = Manners::of(call.metadata());
+    let (manners, client) = (Manners::of(call.metadata()), client_of(call.extensions()));
     let asked = call.into_inner();
     let listed = items(asked.clone());
     if listed.len() > BATCH_MAX {
         let text = format!("{} items are more than {BATCH_MAX}", listed.len());
         return Err(status(Problem::invalid("items", text).hint("send them in several batches, or by Submit")));
+    }
+    // The call itself is counted already.
+    let further = listed.len().saturating_sub(1) as u64;
+    if further > 0 {
+        door.paces().admit(client, further).map_err(status)?;
     }
     let repeatable = listed.iter().all(|item| !item.request_id().is_empty());
     drop(listed);
@@ -255,15 +272,41 @@ where
     .await
 }
 
+/// What the items of a stream count towards.
+struct Meter {
+    paces: Paces,
+    client: Option<IpAddr>,
+}
+
+impl Meter {
+    /// Counts one item; until when no further one is to be taken.
+    fn charge(&self) -> Option<Instant> {
+        self.paces.charge(self.client).map(|wait| Instant::now() + wait)
+    }
+}
+
+async fn after_pause<T>(until: Option<Instant>, item: T) -> T {
+    pause(until).await;
+    item
+}
+
+async fn pause(until: Option<Instant>) {
+    if let Some(until) = until {
+        tokio::time::sleep_until(until).await;
+    }
+}
+
 /// Takes items and gives results until the caller is done, at most [`UNDER_WAY`] of them between the two.
 async fn submit(
     handle: &Handle,
     mut incoming: Streaming<v1::SubmitRequest>,
+    meter: &Meter,
     out: mpsc::Sender<Result<v1::SubmitReply, Status>>,
 ) {
     let (answers, mut arriving) = mpsc::unbounded_channel();
     let mut open: std::collections::HashMap<u64, (String, Paths)> = std::collections::HashMap::new();
     let (mut number, mut done) = (0_u64, false);
+    let mut paused: Option<Instant> = None;
     while !done || !open.is_empty() {
         let result = tokio::select! {
             biased;
@@ -271,10 +314,15 @@ async fn submit(
                 let (request_id, paths) = open.remove(&number).expect("an answer comes once, to an item that was sent");
                 item_result(request_id, paths, handle, answer)
             }
-            item = incoming.next(), if !done && open.len() < UNDER_WAY => match item {
+            () = pause(paused), if paused.is_some() => {
+                paused = None;
+                continue;
+            }
+            item = incoming.next(), if !done && paused.is_none() && open.len() < UNDER_WAY => match item {
                 Some(Ok(item)) => {
                     let (request_id, paths) = (item.request_id().to_owned(), item.paths());
                     number += 1;
+                    paused = meter.charge();
                     match send(handle, item, &answers, number).await {
                         Ok(()) => {
                             open.insert(number, (request_id, paths));
@@ -284,6 +332,7 @@ async fn submit(
                     }
                 }
                 Some(Err(broken)) => {
+                    let broken = limits::too_large(&broken).map_or(broken, status);
                     // The caller may be gone; whoever is not learns why the stream ends.
                     let _ = out.send(Err(broken)).await;
                     return;

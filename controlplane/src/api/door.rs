@@ -24,7 +24,7 @@ use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::error::{self, status};
-use super::limits::Streams;
+use super::limits::{Limits, Paces, Streams};
 use crate::runtime::{Handle, View};
 use crate::standing::{Order, Seated, Standing};
 
@@ -49,6 +49,7 @@ struct Inner {
     standing: watch::Receiver<Standing>,
     orders: mpsc::Sender<Order>,
     streams: Streams,
+    paces: Paces,
     /// Connections to leaders' public APIs, by address.
     channels: Mutex<HashMap<Arc<str>, Channel>>,
 }
@@ -109,8 +110,9 @@ fn timeout(text: &str) -> Option<Duration> {
 }
 
 impl Door {
-    pub fn new(standing: watch::Receiver<Standing>, orders: mpsc::Sender<Order>, streams: Streams) -> Door {
-        Door(Arc::new(Inner { standing, orders, streams, channels: Mutex::default() }))
+    pub fn new(standing: watch::Receiver<Standing>, orders: mpsc::Sender<Order>, limits: &Limits) -> Door {
+        let (streams, paces) = (Streams::new(limits.streams), Paces::new(limits));
+        Door(Arc::new(Inner { standing, orders, streams, paces, channels: Mutex::default() }))
     }
 
     pub fn standing(&self) -> Standing {
@@ -119,6 +121,10 @@ impl Door {
 
     pub fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    pub fn paces(&self) -> &Paces {
+        &self.0.paces
     }
 
     /// The member that answers, if this process is one.

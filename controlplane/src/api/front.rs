@@ -66,7 +66,7 @@ impl Front {
             .add_service(limited!(EventServiceServer, EventDoor(door.clone())))
             .prepare();
         let traffic = Arc::new(Traffic::default());
-        let grpc = Limited::new(routes, limits, Arc::clone(&traffic));
+        let grpc = Limited::new(routes, limits, Arc::clone(&traffic), door.paces().clone());
         let rest = Rest::new(grpc.clone()).body_limit(MESSAGE_BYTES);
         Front { grpc, rest, door, traffic }
     }
