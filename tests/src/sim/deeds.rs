@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cluster::{OnQuorumLoss, Profile, Role};
+use serde::{Deserialize, Serialize};
 
 use crate::sim::chance::Chance;
 use crate::sim::clock::{God, MS, SECOND};
@@ -15,7 +16,7 @@ use crate::sim::disk::Speed;
 use crate::sim::net::{Site, Weather};
 
 /// One machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub member: bool,
     pub node: Option<Role>,
@@ -24,7 +25,7 @@ pub struct Machine {
 }
 
 /// What a run starts from. Machine `k` of the list is `Site(k + 1)`; its node is n(k+1), its member m(k+1).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     pub machines: Vec<Machine>,
     pub profile: Profile,
@@ -42,7 +43,7 @@ pub struct Layout {
 }
 
 /// Where in its work a member dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CrashPoint {
     BeforePersist,
     AfterPersist,
@@ -50,7 +51,7 @@ pub enum CrashPoint {
     BeforeApplied,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Deed {
     PowerOff(Site),
     PowerOn(Site),
@@ -156,7 +157,7 @@ pub enum Deed {
 }
 
 /// What a client asks for. Containers and nodes by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     Create {
         name: Arc<str>,
@@ -181,6 +182,8 @@ pub enum Ask {
     Uncordon(Site),
     Drain(Site),
     Return(Site),
+    /// An operator wants a node fenced, and be it well.
+    Fence(Site),
     SetRole(Site, Role),
     SetProfile(Profile),
     ReleaseBrake,
@@ -209,7 +212,7 @@ impl Ask {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timed {
     pub at: God,
     pub deed: Deed,
@@ -601,7 +604,7 @@ fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedu
                 add(at + chance.below(5 * MS), client, Ask::Look { name: name.clone(), stale: false });
             }
         }
-        let ask = match chance.below(if swarm.operators { 30 } else { 18 }) {
+        let ask = match chance.below(if swarm.operators { 31 } else { 18 }) {
             14..=16 => Ask::Look { name, stale: false },
             17 => Ask::Look { name, stale: true },
             0..=7 => Ask::Annotate { name, key: format!("k{}", count % 5).into(), value: count.to_string().into() },
@@ -617,10 +620,29 @@ fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedu
             26 => Ask::SetRole(node, if chance.one_in(3) { Role::Standby } else { Role::Active }),
             27 => Ask::Delete(name),
             28 => Ask::Create { name, memory_mib: 256, policy: OnQuorumLoss::Stop, preferred: None },
+            29 => Ask::Fence(node),
             _ if swarm.terms => Ask::SetProfile(*chance.pick(&[Profile::Fast, Profile::Default])),
             _ => Ask::ReleaseBrake,
         };
         add(at, client, ask);
+    }
+}
+
+impl Deed {
+    /// How long things take, for whoever wants them shorter.
+    pub fn lengths(&mut self) -> Vec<&mut u64> {
+        match self {
+            Deed::Slow(_, _, length)
+            | Deed::KillMember { down: length, .. }
+            | Deed::KillAgent { down: length, .. }
+            | Deed::KillGuard { down: length, .. }
+            | Deed::KillNode { down: length, .. }
+            | Deed::StallDisk { length, .. }
+            | Deed::FailStarts { length, .. }
+            | Deed::HangKills { length, .. } => vec![length],
+            Deed::SlowStops { length, stop, .. } => vec![length, stop],
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -692,6 +714,7 @@ impl fmt::Display for Ask {
             Ask::Cordon(site) => write!(f, "cordon n{}", site.0),
             Ask::Uncordon(site) => write!(f, "uncordon n{}", site.0),
             Ask::Drain(site) => write!(f, "drain n{}", site.0),
+            Ask::Fence(site) => write!(f, "fence n{}", site.0),
             Ask::Return(site) => write!(f, "return n{}", site.0),
             Ask::SetRole(site, role) => write!(f, "make n{} {role}", site.0),
             Ask::SetProfile(profile) => write!(f, "set profile {}", profile.name()),

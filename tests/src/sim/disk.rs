@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 
 use record::{Crash, Identity, Loaded, MemDisk, Part, RaftDisk, SnapshotMeta, StoreError};
 use replica::Write;
+use serde::{Deserialize, Serialize};
 
 use crate::sim::chance::Chance;
 use crate::sim::clock::{God, MS};
 
 /// How long a sync takes, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Speed {
     pub sync_min: u64,
     pub sync_max: u64,

@@ -21,5 +21,7 @@ mod clients;
 mod histories;
 mod acts;
 pub mod run;
+pub mod shrink;
+pub mod regression;
 pub mod mutants;
 pub mod script;

@@ -12,6 +12,7 @@ use crate::sim::checks::Violation;
 use crate::sim::clock::{God, SECOND};
 use crate::sim::deeds::Plan;
 use crate::sim::host::{Member, Node};
+use crate::sim::shrink::Failure;
 use crate::sim::transcript::Transcript;
 use crate::sim::world::{Counts, World};
 
@@ -36,6 +37,12 @@ pub struct Outcome {
     pub operations: usize,
     /// The last lines, if the run was traced.
     pub trace: Vec<String>,
+}
+
+/// How `plan` fails, for whoever makes it shorter.
+pub fn failure(plan: &Plan) -> Option<Failure> {
+    let violation = run(plan, Transcript::default()).violation?;
+    Some(Failure { oracle: violation.oracle, at: violation.at })
 }
 
 /// Runs `plan` to its end or to the first violation.
