@@ -73,7 +73,8 @@ impl Replica {
         let stranger = message.from != from || message.to != self.id;
         // A leader's heartbeat that commits beyond our log says that we acknowledged what we do not hold.
         let last = self.consensus.tail().last().index;
-        if !stranger && message.is_heartbeat() && message.commit > last && message.term >= self.consensus.term() {
+        let beyond = message.is_heartbeat() && message.commit > last && message.term >= self.consensus.term();
+        if !stranger && beyond && !planted!("rejoins-under-the-burnt-id") {
             return self.halt(Halt::LostData { had: message.commit, have: last });
         }
         // Without a state it has nothing to vote with: a newcomer waits for its snapshot, and who lost everything could

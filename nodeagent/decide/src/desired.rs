@@ -40,11 +40,12 @@ impl Desired {
         if set.generation != journal.generation {
             return Err(Dropped::OtherGeneration { theirs: set.generation });
         }
-        let other = set.incarnation != journal.incarnation && !planted!("desired-set-of-another-incarnation");
-        if other || journal.life != Life::Current {
+        let other = set.incarnation != journal.incarnation;
+        let believed = other && planted!("desired-set-of-another-incarnation");
+        if other && !believed || journal.life != Life::Current {
             return Err(Dropped::OtherIncarnation { theirs: set.incarnation });
         }
-        if set.revision < journal.revision && !planted!("desired-set-out-of-order") {
+        if set.revision < journal.revision && !believed && !planted!("desired-set-out-of-order") {
             return Err(Dropped::Older { revision: set.revision, than: journal.revision });
         }
         let mut known = self.accepted.take().map(|accepted| accepted.specs).unwrap_or_default();

@@ -66,6 +66,8 @@ pub enum GuardEffect {
     },
 }
 
+/// K before the agent has named one.
+const KILL_AT_FIRST: Span = Span::millis(300);
 /// Well below every K.
 const SWEEP: Span = Span::millis(20);
 /// After the end: whatever is born late into the tree of a latched incarnation dies young *(5)*.
@@ -165,7 +167,9 @@ impl Guardian {
     fn latch(&mut self, now: Moment) {
         self.slot.latched = true;
         self.next_sweep = now;
-        self.due = self.slot.deadline.unwrap_or(now).min(now) + self.slot.kill;
+        // A guard that was never told a K has the one it was configured with.
+        let kill = if self.slot.kill == Span::ZERO { KILL_AT_FIRST } else { self.slot.kill };
+        self.due = self.slot.deadline.unwrap_or(now).min(now) + kill;
     }
 
     fn sweep(&mut self, now: Moment, effects: &mut Vec<GuardEffect>) {

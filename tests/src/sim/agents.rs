@@ -232,6 +232,9 @@ impl World {
         if let Effect::Deadline { incarnation, at: Some(at) } = effect {
             self.checks.deadline(self.now, id, incarnation, at);
         }
+        if let Effect::Latch { incarnation } = effect {
+            self.judge_end(id, incarnation);
+        }
         if let Effect::Start { incarnation, .. } = effect {
             self.judge_order(id, incarnation);
         }

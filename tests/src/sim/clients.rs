@@ -8,8 +8,8 @@ use std::sync::Arc;
 use cluster::apply::Done;
 use cluster::command::{IntentOrder, SettingsChange};
 use cluster::{
-    Class, Command, ContainerId, ContainerSpec, Desired, MemberId, Name, NodeId, OnQuorumLoss, RequestId, Resources,
-    RestartPolicy, Revision, SecretHash, Span,
+    Class, Command, ContainerId, ContainerSpec, Desired, FenceCause, MemberId, Name, NodeId, OnQuorumLoss, RequestId,
+    Resources, RestartPolicy, Revision, SecretHash, Span,
 };
 use replica::Change;
 
@@ -357,6 +357,12 @@ impl World {
             Ask::Uncordon(site) => intent(site, IntentOrder::Uncordon)?,
             Ask::Drain(site) => intent(site, IntentOrder::Drain)?,
             Ask::Return(site) => intent(site, IntentOrder::Return)?,
+            Ask::Fence(site) => {
+                let node = self.node_at(*site)?;
+                let incarnation = self.newest.node(node)?.health.incarnation();
+                let cause = FenceCause::Operator { reason: "it is to be replaced".into() };
+                Command::BeginFencing { node, incarnation, cause }
+            }
             Ask::SetRole(site, role) => Command::SetNodeRole { node: self.node_at(*site)?, role: *role },
             Ask::SetProfile(profile) => {
                 let settings = Box::new(SettingsChange { terms: Some(profile.terms()), ..SettingsChange::default() });

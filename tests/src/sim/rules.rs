@@ -21,8 +21,8 @@ pub struct Rules {
     /// When each incarnation was registered, and when its fencing began.
     registered: BTreeMap<(NodeId, Incarnation), God>,
     fencing: BTreeMap<(NodeId, Incarnation), God>,
-    /// Which lives of agent and guard each incarnation was registered in, and which nodes were ever asked to leave.
-    lives: BTreeMap<(NodeId, Incarnation), (u32, u32)>,
+    /// Which guard each incarnation was registered under, and which nodes were ever asked to leave.
+    lives: BTreeMap<(NodeId, Incarnation), u32>,
     leaving: BTreeSet<NodeId>,
     /// Fencings for silence of late.
     silenced: Vec<(God, NodeId)>,
@@ -68,7 +68,7 @@ impl World {
                 Event::NodeRegistered { node, incarnation, .. } => {
                     self.rules.registered.insert((*node, *incarnation), now);
                     if let Some(host) = self.nodes.get(node) {
-                        self.rules.lives.insert((*node, *incarnation), (host.life, host.guard_life));
+                        self.rules.lives.insert((*node, *incarnation), host.guard_life);
                     }
                 }
                 Event::FencingBegun { node, incarnation, cause, .. } => {
@@ -176,7 +176,6 @@ impl World {
                     self.breaks("YoungMembership", format!("{node} {incarnation} has a receipt before a whole W"));
                 }
             }
-            Proof::Guard => self.judge_end(node, incarnation, after),
             Proof::Empty => {
                 let before = self.newest.node(node).map(|it| it.health.clone());
                 let registers = events.iter().find_map(|event| match event {
@@ -256,20 +255,22 @@ impl World {
         }
     }
 
-    /// An incarnation ends for a reason: its lease, its fencing, its agent or guard, or because it was asked to.
-    fn judge_end(&mut self, node: NodeId, incarnation: Incarnation, after: &State) {
-        let Some((lives, guards)) = self.rules.lives.get(&(node, incarnation)).copied() else { return };
+    /// *(b11)*: an agent ends its incarnation for a reason: its lease, its fencing, its guard, or because it was asked to.
+    pub(crate) fn judge_end(&mut self, node: NodeId, incarnation: Incarnation) {
+        let Some(guards) = self.rules.lives.get(&(node, incarnation)).copied() else { return };
         let host = &self.nodes[&node];
         let machine = &self.machines[&host.site];
-        let undisturbed = (host.life, host.guard_life) == (lives, guards) && machine.lives() && !host.agent_paused;
-        let terms = after.settings().terms;
-        let settled = after.settings().terms_fading.is_empty() && self.newest.settings().terms_fading.is_empty();
+        let settings = self.newest.settings();
         let held = self.checks.lease_of(node, incarnation).is_some_and(|(end, of, boot)| {
-            of.lease == terms.lease && boot == machine.boot && end > machine.clock.lease(self.now) + terms.heartbeat
+            of.lease == settings.terms.lease
+                && boot == machine.boot
+                && end > machine.clock.lease(self.now) + settings.terms.heartbeat
         });
-        let begun = self.rules.fencing.contains_key(&(node, incarnation));
-        if undisturbed && settled && held && !begun && !self.rules.leaving.contains(&node) {
-            self.breaks("EndsForNothing", format!("{node} {incarnation} ended itself though it held a lease"));
+        let undisturbed = host.guard_life == guards && !host.slot.latched && settings.terms_fading.is_empty();
+        let over = self.newest.node(node).is_none_or(|it| it.health.incarnation() != incarnation || it.up().is_none());
+        let begun = over || self.rules.fencing.contains_key(&(node, incarnation));
+        if held && undisturbed && !begun && !self.rules.leaving.contains(&node) {
+            self.breaks("EndsForNothing", format!("{node} ends {incarnation} though it holds a lease"));
         }
     }
 
@@ -356,7 +357,9 @@ impl World {
     /// *(a2)*: time a leader slept through is no node's silence.
     pub(crate) fn judge_suspects(&mut self, member: MemberId) {
         let Some((since, until)) = self.rules.stood_still.get(&member).copied() else { return };
-        let terms = self.newest.settings().terms;
+        let facts = self.newest.nodes().filter_map(|node| node.facts.as_ref()).map(|facts| facts.terms);
+        let terms = facts
+            .fold(self.newest.settings().terms, |least, terms| if terms.lease < least.lease { terms } else { least });
         let noticed = until - since > terms.heartbeat.0 * 3 / 2;
         if self.now - until > at_least(terms.suspicion()) || !noticed || !self.newest.settings().terms_fading.is_empty()
         {
