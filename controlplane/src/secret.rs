@@ -57,8 +57,7 @@ pub struct Secrets(Mutex<VecDeque<(RequestId, Secret)>>);
 impl Secrets {
     const KEPT: usize = 1_024;
 
-    pub fn for_request(&self, request: Option<RequestId>) -> Secret {
-        let Some(request) = request else { return Secret::draw() };
+    pub fn for_request(&self, request: RequestId) -> Secret {
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, secret)) = given.iter().find(|(known, _)| *known == request) {
             return secret.clone();

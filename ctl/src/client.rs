@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 use uuid::Uuid;
 
+use crate::output;
 use crate::rpcs::{Ask, AskPaged, REPLY_MAX};
 
 /// Pause between two rounds of all servers; short, for an election takes well below a second.
@@ -27,6 +28,8 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(6);
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Items asked for at once; the server's limit is 1000.
 const PAGE: u32 = 500;
+/// Header of a stale answer.
+const STATE_AGE: &str = "quorate-state-age-ms";
 /// The reason of a member that keeps no events so old: it may have been started lately.
 const COMPACTED: &str = "compacted";
 
@@ -37,6 +40,8 @@ pub struct Client {
     channels: Mutex<BTreeMap<String, Channel>>,
     /// Whom to ask, in this order: the one that answered last is first, those that failed are last.
     servers: Mutex<Vec<String>>,
+    /// How old what was answered from may be, where it was asked to be stale.
+    stale: Mutex<Option<String>>,
     /// The id of the first change asked for, where the user chose it.
     chosen_id: Mutex<Option<String>>,
 }
@@ -85,6 +90,7 @@ impl Client {
             requests: AtomicU64::new(0),
             channels: Mutex::default(),
             servers: Mutex::new(servers),
+            stale: Mutex::default(),
             chosen_id: Mutex::default(),
         }
     }
@@ -160,6 +166,10 @@ impl Client {
                 let answer = tokio::time::timeout(left, made).await;
                 let status = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
                     Ok(reply) => {
+                        if let Some(age) = reply.metadata().get(STATE_AGE).and_then(|age| age.to_str().ok()) {
+                            let note = stale_note(&server, age.parse().ok());
+                            *self.stale.lock().expect("never held over a panic") = Some(note);
+                        }
                         self.prefer(&server);
                         return Ok(reply.into_inner());
                     }
@@ -201,6 +211,11 @@ impl Client {
         }
     }
 
+    /// Says how old the last stale answer may be, once.
+    pub fn take_stale_note(&self) -> Option<String> {
+        self.stale.lock().expect("never held over a panic").take()
+    }
+
     fn prefer(&self, server: &str) {
         let mut servers = self.servers.lock().expect("never held over a panic");
         if let Some(at) = servers.iter().position(|it| it == server) {
@@ -239,10 +254,19 @@ impl Client {
     }
 }
 
+/// For people; `age` in milliseconds.
+fn stale_note(server: &str, age: Option<u64>) -> String {
+    match age {
+        Some(0) => format!("stale: as {server} knows it, which leads"),
+        Some(age) => format!("stale: as {server} knows it, which last heard from a leader {} ago", output::time(age)),
+        None => format!("stale: as {server} knows it, which has heard from no leader since it started"),
+    }
+}
+
 fn outlook(status: &Status, problem: &Problem) -> Outlook {
     match (&*problem.reason, problem.code) {
         ("no-cluster" | "quarantined" | "removed" | COMPACTED, _) => Outlook::Elsewhere,
-        ("not-leader" | "no-quorum" | "no-state" | "overloaded", _) => Outlook::Soon { sent: false },
+        ("not-leader" | "no-quorum" | "no-state" | "overloaded" | "rate-limited", _) => Outlook::Soon { sent: false },
         (_, Code::Unavailable | Code::DeadlineExceeded) => Outlook::Soon { sent: !is_refused_connection(status) },
         // What has a source was made here, from a connection that broke; a server's answer has none.
         _ if status.source().is_some() => Outlook::Soon { sent: true },
@@ -348,6 +372,12 @@ mod tests {
         let (first, second) = (client.request_id(), client.request_id());
         assert_eq!((first.split('/').nth(1), second.split('/').nth(1)), (Some("0"), Some("1")));
         assert_eq!(first.split('/').next(), second.split('/').next());
+    }
+
+    #[test]
+    fn a_stale_answer_says_how_old_it_may_be() {
+        assert!(stale_note("a:1", Some(1_500)).ends_with("last heard from a leader 1.5 s ago"));
+        assert!(stale_note("a:1", None).contains("no leader since it started"));
     }
 
     #[test]

@@ -112,9 +112,13 @@ impl Session {
         }
     }
 
-    /// Prints `message` (of that name in `quorate.v1`) for programs, or what `people` makes of it.
+    /// Prints `message` (of that name in `quorate.v1`) for programs, or what `people` makes of it; then how old it may be if it is stale.
     pub fn print(&self, name: &str, message: &impl Message, people: impl FnOnce() -> String) {
         output::print(self.format, name, message, people);
+        // Beside the result, so that programs read that alone.
+        if let Some(note) = self.client.take_stale_note() {
+            eprintln!("{note}");
+        }
     }
 
     pub fn is_wide(&self) -> bool {

@@ -270,6 +270,8 @@ pub struct Status {
     pub role: Role,
     pub term: u64,
     pub leader: Option<MemberId>,
+    /// Not the leader: when it last heard from one, by the lease clock; `None` if it has not since it started.
+    pub leader_heard: Option<Moment>,
     pub commit: u64,
     pub applied: Revision,
     pub durable: LogPoint,

@@ -65,6 +65,8 @@ pub struct Replica {
     writing: BTreeMap<u64, Moment>,
     /// When leadership was last handed on because of the disk.
     moved_for_disk: Option<Moment>,
+    /// When something last came from the leader of the present term.
+    leader_heard: Option<Moment>,
     /// Peers that lost data: their Raft messages are not listened to.
     amnesiac: BTreeMap<MemberId, LostLog>,
     comparison: Comparison,
@@ -114,6 +116,7 @@ impl Replica {
             transfer: None,
             writing: BTreeMap::new(),
             moved_for_disk: None,
+            leader_heard: None,
             amnesiac: BTreeMap::new(),
             comparison: Comparison::default(),
             snapshots: Snapshots::new(config.snapshot_every),
@@ -159,6 +162,7 @@ impl Replica {
             role: self.consensus.role(),
             term: self.consensus.term(),
             leader: self.consensus.leader(),
+            leader_heard: self.leader_heard,
             commit: self.consensus.commit(),
             applied: Revision(self.machine.applied()),
             durable: tail.held(),

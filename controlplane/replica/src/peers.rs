@@ -82,6 +82,9 @@ impl Replica {
         let votes = !message.asks_for_vote() || self.state().is_some() || planted!("rejoins-under-the-burnt-id");
         if !stranger && votes && message.snapshot.is_none() {
             self.consensus.step(message);
+            if self.consensus.leader() == Some(from) {
+                self.leader_heard = Some(self.now);
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::door::{Door, Failure, HOP, Manners, leader, mark};
+use super::door::{Door, Failure, HOP, Identity, Manners, leader, mark};
 use super::error::{self, status};
 use super::nodes;
 use crate::runtime::{OpenLink, View, wire::wide};
@@ -79,8 +79,9 @@ impl Agents for AgentDoor {
             mark(&mut onward, &manners);
             return AgentsClient::new(channel).join(onward).await;
         }
-        let asked = join_request(call.into_inner()).map_err(status)?;
-        let joined = nodes::join(&seated, asked).await.map_err(|failure| match failure {
+        let mut asked = join_request(call.into_inner()).map_err(status)?;
+        let id = Identity::of(&mut asked)?.id;
+        let joined = nodes::join(&seated, id, asked).await.map_err(|failure| match failure {
             Failure::Final(problem) => status(problem),
             Failure::Moved => status(error::not_leader(None)),
             Failure::Unknown => status(error::failed(&replica::ProposeError::Lost, None)),

@@ -1,10 +1,11 @@
 //! The cluster itself: members, settings, quorum, the brake, and what a process is told to become.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::apply::Done;
-use cluster::{Member, MemberId, Membership, Names as _, Profile, State};
+use cluster::{Member, MemberId, Membership, Names as _, Profile, RequestId, State};
 use proto::convert::request::{self, Mutation, add_member, said_as};
 use proto::convert::view;
 use proto::v1::cluster_service_server::ClusterService;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::change;
-use super::door::{Door, Failure, Manners, id_of, leader, sight};
+use super::door::{Door, Failure, Identity, Manners, leader, sight};
 use super::error::{self, status};
 use super::nodes::{said_before, wrong_answer};
 use crate::admission::Admission;
@@ -63,19 +64,19 @@ impl ClusterService for ClusterDoor {
         call: Request<v1::UpdateSettingsRequest>,
     ) -> Result<Response<v1::UpdateSettingsReply>, Status> {
         let manners = Manners::of(call.metadata());
-        let asked = call.into_inner();
-        let id = id_of(&asked).map_err(status)?;
-        self.0
-            .led(manners, path!("UpdateSettings"), id.is_some(), asked, move |seated, asked| async move {
-                let applied = super::door::change(&seated.handle, id, asked).await?;
-                let view = seated.handle.view();
-                let paths = v1::UpdateSettingsRequest::path_of;
-                applied.outcome.map_err(|refusal| error::refused(&refusal, paths, &view))?;
-                let state = view.state.as_ref().ok_or(Failure::Moved)?;
-                let settings = Some(view::settings(state.settings()));
-                Ok(v1::UpdateSettingsReply { settings, revision: applied.revision.0 })
-            })
-            .await
+        let mut asked = call.into_inner();
+        let identity = Identity::of(&mut asked)?;
+        let id = identity.id;
+        let updated = self.0.led(manners, path!("UpdateSettings"), true, asked, move |seated, asked| async move {
+            let applied = super::door::change(&seated.handle, id, asked).await?;
+            let view = seated.handle.view();
+            let paths = v1::UpdateSettingsRequest::path_of;
+            applied.outcome.map_err(|refusal| error::refused(&refusal, paths, &view))?;
+            let state = view.state.as_ref().ok_or(Failure::Moved)?;
+            let settings = Some(view::settings(state.settings()));
+            Ok(v1::UpdateSettingsReply { settings, revision: applied.revision.0 })
+        });
+        identity.said(updated.await)
     }
 
     async fn init(&self, call: Request<v1::InitRequest>) -> Result<Response<v1::InitReply>, Status> {
@@ -89,12 +90,11 @@ impl ClusterService for ClusterDoor {
     /// The entry in the directory is the wish; the leader's steward makes a learner and then a voter of it.
     async fn add_member(&self, call: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberReply>, Status> {
         let manners = Manners::of(call.metadata());
-        let repeatable = !call.get_ref().request_id.is_empty();
-        self.0
-            .led(manners, path!("AddMember"), repeatable, call.into_inner(), |seated, asked| async move {
-                admit(&seated, asked).await
-            })
-            .await
+        let mut asked = call.into_inner();
+        let identity = Identity::of(&mut asked)?;
+        let id = identity.id;
+        let admitted = |seated: Arc<Seated>, asked| async move { admit(&seated, id, asked).await };
+        identity.said(self.0.led(manners, path!("AddMember"), true, asked, admitted).await)
     }
 
     async fn enrol(&self, call: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolReply>, Status> {
@@ -108,9 +108,10 @@ impl ClusterService for ClusterDoor {
     /// Out of the configuration first, then out of the directory.
     async fn remove_member(&self, call: Request<v1::RemoveMemberRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
-        let asked = call.into_inner();
-        let id = id_of(&asked).map_err(status)?;
-        let removed = move |seated: std::sync::Arc<Seated>, asked: v1::RemoveMemberRequest| async move {
+        let mut asked = call.into_inner();
+        let identity = Identity::of(&mut asked)?;
+        let id = identity.id;
+        let removed = move |seated: Arc<Seated>, asked: v1::RemoveMemberRequest| async move {
             let state = seated.handle.read().await?;
             if let Ok(member) = request::member(&state, "member", &asked.member) {
                 take_out(&seated, &state, member, manners.deadline).await?;
@@ -121,7 +122,7 @@ impl ClusterService for ClusterDoor {
             let done = applied.outcome.map_err(refused)?;
             Ok(change(done, applied.revision))
         };
-        self.0.led(manners, path!("RemoveMember"), true, asked, removed).await
+        identity.said(self.0.led(manners, path!("RemoveMember"), true, asked, removed).await)
     }
 
     async fn transfer_leader(
@@ -220,7 +221,7 @@ fn seated_shown(seated: &Seated) -> v1::StatusReply {
     };
     let Some(state) = &view.state else { return reply };
     let sight = sight(&seated.handle);
-    let member = |member: &std::sync::Arc<Member>| v1::Member {
+    let member = |member: &Arc<Member>| v1::Member {
         reachable: seated.handle.reaches(member.id),
         matched_index: status.matched.get(&member.id).copied().unwrap_or(0),
         ..view::member(state.membership(), member)
@@ -251,7 +252,7 @@ fn alarms(state: &State, status: &replica::Status) -> Vec<String> {
             alarms.push(format!("{} is silent for {} and nothing is done about it: {why}", node.name, seen.silent_for));
         }
     }
-    let blocked = |container: &&std::sync::Arc<cluster::Container>| {
+    let blocked = |container: &&Arc<cluster::Container>| {
         container.assignment().is_some_and(|held| matches!(held.order, cluster::Order::Blocked { .. }))
     };
     for container in state.handovers().filter(blocked).take(100) {
@@ -260,14 +261,10 @@ fn alarms(state: &State, status: &replica::Status) -> Vec<String> {
     alarms
 }
 
-async fn admit(seated: &Seated, asked: v1::AddMemberRequest) -> Result<v1::AddMemberReply, Failure> {
-    let id = match asked.request_id.as_str() {
-        "" => None,
-        text => Some(request::request_id(text).map_err(Problem::from)?),
-    };
+async fn admit(seated: &Seated, id: RequestId, asked: v1::AddMemberRequest) -> Result<v1::AddMemberReply, Failure> {
     let (secret, learner) = (seated.secrets.for_request(id), asked.learner);
     let command = add_member(asked, secret.hash()).map_err(Problem::from)?;
-    let applied = seated.handle.propose(id, command).await?;
+    let applied = seated.handle.propose(Some(id), command).await?;
     let member = match applied.outcome {
         Ok(Done::Member(member)) => member,
         Ok(_) => return Err(wrong_answer()),
@@ -364,7 +361,7 @@ fn quorum(seated: &Seated, state: &State) -> v1::QuorumReply {
     let up: BTreeSet<MemberId> = membership.all_voters().into_iter().filter(|id| seated.handle.reaches(*id)).collect();
     let needed = membership.voters.len() / 2 + 1;
     let holds_without = |gone: MemberId| membership.majority(|id| id != gone && up.contains(&id));
-    let loss = |member: &std::sync::Arc<Member>| {
+    let loss = |member: &Arc<Member>| {
         let survived =
             !membership.votes(member.id) && membership.majority(|id| up.contains(&id)) || holds_without(member.id);
         let text = match (membership.votes(member.id), up.contains(&member.id), survived) {
@@ -425,7 +422,7 @@ fn small(count: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn ids(ids: &[u64]) -> std::sync::Arc<[MemberId]> {
+    fn ids(ids: &[u64]) -> Arc<[MemberId]> {
         ids.iter().copied().map(MemberId).collect()
     }
 

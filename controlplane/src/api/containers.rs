@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cluster::apply::Done;
 use cluster::{ContainerId, Revision};
 use prost::Message;
-use proto::convert::request::{self, Mutation, Paths};
+use proto::convert::request::{self, Identified, Mutation, Paths};
 use proto::convert::view;
 use proto::v1::container_service_client::ContainerServiceClient;
 use proto::v1::container_service_server::ContainerService;
@@ -20,7 +20,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::change;
-use super::door::{self, ANSWER_BYTES, Door, Failure, Manners, id_of, leader, mark, sight};
+use super::door::{self, ANSWER_BYTES, Door, Failure, Manners, identify, leader, mark, sight};
 use super::error::{self, status};
 use super::limits::{self, Paces, client_of};
 use super::page::Page;
@@ -60,7 +60,9 @@ impl ContainerService for Containers {
         &self,
         call: Request<v1::BatchCreateContainersRequest>,
     ) -> Result<Response<v1::BatchCreateContainersReply>, Status> {
-        let items = |asked: v1::BatchCreateContainersRequest| asked.items;
+        fn items(asked: &mut v1::BatchCreateContainersRequest) -> &mut Vec<v1::CreateContainerRequest> {
+            &mut asked.items
+        }
         let answer = |results| v1::BatchCreateContainersReply { results };
         batch(&self.0, call, path!("BatchCreate"), items, answer).await
     }
@@ -131,7 +133,9 @@ impl ContainerService for Containers {
         &self,
         call: Request<v1::BatchAnnotateContainersRequest>,
     ) -> Result<Response<v1::BatchAnnotateContainersReply>, Status> {
-        let items = |asked: v1::BatchAnnotateContainersRequest| asked.items;
+        fn items(asked: &mut v1::BatchAnnotateContainersRequest) -> &mut Vec<v1::AnnotateContainerRequest> {
+            &mut asked.items
+        }
         let answer = |results| v1::BatchAnnotateContainersReply { results };
         batch(&self.0, call, path!("BatchAnnotate"), items, answer).await
     }
@@ -226,7 +230,7 @@ async fn batch<B, I, R>(
     door: &Door,
     call: Request<B>,
     path: &'static str,
-    items: fn(B) -> Vec<I>,
+    items: fn(&mut B) -> &mut Vec<I>,
     answer: fn(Vec<v1::ItemResult>) -> R,
 ) -> Result<Response<R>, Status>
 where
@@ -235,8 +239,8 @@ where
     R: Message + Default + Send + 'static,
 {
     let (manners, client) = (Manners::of(call.metadata()), client_of(call.extensions()));
-    let asked = call.into_inner();
-    let listed = items(asked.clone());
+    let mut asked = call.into_inner();
+    let listed = items(&mut asked);
     if listed.len() > BATCH_MAX {
         let text = format!("{} items are more than {BATCH_MAX}", listed.len());
         return Err(status(Problem::invalid("items", text).hint("send them in several batches, or by Submit")));
@@ -246,11 +250,10 @@ where
     if further > 0 {
         door.paces().admit(client, further).map_err(status)?;
     }
-    let repeatable = listed.iter().all(|item| !item.request_id().is_empty());
-    drop(listed);
-    door.led(manners, path, repeatable, asked, move |seated, asked| async move {
+    listed.iter_mut().for_each(|item| drop(identify(item)));
+    door.led(manners, path, true, asked, move |seated, mut asked| async move {
         let (answers, mut arriving) = mpsc::unbounded_channel();
-        let items = items(asked);
+        let items = std::mem::take(items(&mut asked));
         let mut results: Vec<v1::ItemResult> = Vec::with_capacity(items.len());
         let mut open = 0_usize;
         for (number, item) in items.into_iter().enumerate() {
@@ -319,7 +322,8 @@ async fn submit(
                 continue;
             }
             item = incoming.next(), if !done && paused.is_none() && open.len() < UNDER_WAY => match item {
-                Some(Ok(item)) => {
+                Some(Ok(mut item)) => {
+                    identify(&mut item);
                     let (request_id, paths) = (item.request_id().to_owned(), item.paths());
                     number += 1;
                     paused = meter.charge();
@@ -356,14 +360,14 @@ async fn send<I: Mutation + Clone>(
     answers: &mpsc::UnboundedSender<(u64, Answer)>,
     number: u64,
 ) -> Result<(), Problem> {
-    let id = id_of(&item)?;
+    let id = request::request_id(item.request_id())?;
     let view = handle.view();
     let command = match view.state.as_ref() {
         Some(state) => item.clone().command(state),
         None => return Err(error::no_state()),
     };
     let sent = match command {
-        Ok(command) => handle.submit(id, command, answers, number),
+        Ok(command) => handle.submit(Some(id), command, answers, number),
         // Rare: a name nobody here has heard of, or a repetition. It takes the long way.
         Err(_) => match door::change(handle, id, item).await {
             Ok(applied) => {

@@ -12,24 +12,28 @@ use cluster::apply::Done;
 use cluster::{Applied, Command, Member, NodeId, RequestId, Revision, State};
 use prost::Message;
 use proto::Problem;
-use proto::convert::request::{Mutation, request_id};
+use proto::convert::request::{Identified, Mutation, request_id};
 use proto::convert::view::Sight;
 use replica::ProposeError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
+use uuid::Uuid;
 
 use super::error::{self, status};
 use super::limits::{Limits, Paces, Streams};
+use crate::clock;
 use crate::runtime::{Handle, View};
 use crate::standing::{Order, Seated, Standing};
 
 /// Set on a call that another member passed on: it is not passed on again.
 pub const HOP: &str = "quorate-passed-on";
+/// Header of an answer that was asked to be stale: how old what it rests on may be.
+pub const STATE_AGE: &str = "quorate-state-age-ms";
 /// A call without a deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Answers are given this much before the caller's deadline, so that they arrive.
@@ -155,17 +159,17 @@ impl Door {
         R: Message + Default + Send + 'static,
     {
         let manners = Manners::of(call.metadata());
-        let request = call.into_inner();
-        let id = id_of(&request).map_err(status)?;
-        let paths = request.paths();
-        self.led(manners, path, id.is_some(), request, move |seated, request: Q| async move {
+        let mut request = call.into_inner();
+        let identity = Identity::of(&mut request)?;
+        let (id, paths) = (identity.id, request.paths());
+        let made = self.led(manners, path, true, request, move |seated, request: Q| async move {
             let applied = change(&seated.handle, id, request).await?;
             match applied.outcome {
                 Ok(done) => Ok(answer(done, applied.revision)),
                 Err(refusal) => Err(Failure::Final(error::refused(&refusal, paths, &seated.handle.view()))),
             }
-        })
-        .await
+        });
+        identity.said(made.await)
     }
 
     /// A look at the state: what this member has applied if `stale`, else nothing older than what anybody was told.
@@ -184,7 +188,9 @@ impl Door {
             let seated = self.seated().map_err(status)?;
             let view = seated.handle.view();
             let state = view.state.as_ref().ok_or_else(|| status(error::no_state()))?;
-            return show(&seated, state, call.get_ref()).map(Response::new).map_err(status);
+            let mut response = show(&seated, state, call.get_ref()).map(Response::new).map_err(status)?;
+            response.metadata_mut().insert(STATE_AGE, age(&seated.handle, &view));
+            return Ok(response);
         }
         let manners = Manners::of(call.metadata());
         self.led(manners, path, true, call.into_inner(), move |seated, request: Q| async move {
@@ -332,20 +338,46 @@ pub fn leader(view: &View) -> Option<&Member> {
     state.member(view.leader?).map(|member| &**member).filter(|member| !member.api_address.is_empty())
 }
 
-/// Empty is no request id: such a call is carried out once and never repeated by the door.
-pub fn id_of(request: &impl Mutation) -> Result<Option<RequestId>, Problem> {
-    match request.request_id() {
-        "" => Ok(None),
-        text => Ok(Some(request_id(text)?)),
+/// Header of an answer, also of a refusal: the id that was drawn for a request that came without one.
+const REQUEST_ID: &str = "quorate-request-id";
+
+/// The id under which a request has its effect once.
+pub struct Identity {
+    pub id: RequestId,
+    /// It was not the caller's choice.
+    drawn: Option<String>,
+}
+
+impl Identity {
+    /// Draws an id for a request without one: a change of leader is then no more than a delay to it either, and a caller
+    /// that reads the answer of an unknown outcome can repeat it.
+    pub fn of(request: &mut impl Identified) -> Result<Identity, Status> {
+        let drawn = identify(request);
+        let id = request_id(request.request_id()).map_err(|error| status(error.into()))?;
+        Ok(Identity { id, drawn })
+    }
+
+    /// The answer to that request, with the id that was drawn for it.
+    pub fn said<R>(self, mut outcome: Result<Response<R>, Status>) -> Result<Response<R>, Status> {
+        if let Some(id) = self.drawn.and_then(|id| MetadataValue::try_from(id).ok()) {
+            match &mut outcome {
+                Ok(response) => response.metadata_mut().insert(REQUEST_ID, id),
+                Err(refusal) => refusal.metadata_mut().insert(REQUEST_ID, id),
+            };
+        }
+        outcome
     }
 }
 
+/// Gives a request without an id one: a session of its own, born now.
+pub fn identify(request: &mut impl Identified) -> Option<String> {
+    let drawn = request.request_id().is_empty().then(|| Uuid::now_v7().to_string())?;
+    request.identify(drawn.clone());
+    Some(drawn)
+}
+
 /// Looks the names up, proposes, waits. On the leader only.
-pub async fn change<Q: Mutation + Clone>(
-    handle: &Handle,
-    id: Option<RequestId>,
-    request: Q,
-) -> Result<Applied, Failure> {
+pub async fn change<Q: Mutation + Clone>(handle: &Handle, id: RequestId, request: Q) -> Result<Applied, Failure> {
     let view = handle.view();
     let state = view.state.as_ref().ok_or(Failure::Moved)?;
     let command = match request.clone().command(state) {
@@ -355,20 +387,20 @@ pub async fn change<Q: Mutation + Clone>(
             Err(remembered) => return Ok(remembered),
         },
     };
-    Ok(handle.propose(id, command).await?)
+    Ok(handle.propose(Some(id), command).await?)
 }
 
 /// A name that was not found may exist already for somebody else, and a repetition may name what its first time removed:
 /// only a state that is as new as everything acknowledged can say no.
 async fn look_again<Q: Mutation>(
     handle: &Handle,
-    id: Option<RequestId>,
+    id: RequestId,
     request: Q,
 ) -> Result<Result<Command, Applied>, Failure> {
     let state = handle.read().await?;
     match request.command(&state) {
         Ok(command) => Ok(Ok(command)),
-        Err(error) => match id.and_then(|id| recall(&state, id)) {
+        Err(error) => match recall(&state, id) {
             Some(applied) => Ok(Err(applied)),
             None => Err(Failure::Final(error.into())),
         },
@@ -381,6 +413,16 @@ fn recall(state: &State, id: RequestId) -> Option<Applied> {
     let remembered = session.results.get(&id.sequence)?;
     let (revision, outcome) = (remembered.revision, remembered.outcome.clone());
     Some(Applied { revision, outcome, events: Vec::new(), repeated: true })
+}
+
+/// Milliseconds since this member last heard from a leader: what was decided since then may be missing in its state.
+fn age(handle: &Handle, view: &View) -> MetadataValue<Ascii> {
+    let heard = handle.status().leader_heard.map(|heard| clock::lease_clock().since(heard).as_millis());
+    match heard {
+        _ if view.leads => MetadataValue::from(0_u64),
+        Some(age) => MetadataValue::from(age),
+        None => MetadataValue::from_static("unknown"),
+    }
 }
 
 /// What the leader sees of `node`; nothing on the others.

@@ -1,7 +1,9 @@
 //! Nodes: joining, looking, what operators want with them.
 
+use std::sync::Arc;
+
 use cluster::apply::Done;
-use cluster::{Command, Health, Name, NodeId};
+use cluster::{Command, Health, Name, NodeId, RequestId};
 use proto::convert::request::{self, confirm_down_begins, join_node, said_as};
 use proto::convert::view;
 use proto::v1::node_service_server::NodeService;
@@ -9,8 +11,8 @@ use proto::{Problem, v1};
 use tonic::{Code, Request, Response, Status};
 
 use super::change;
-use super::door::{Door, Failure, Manners, id_of, sight};
-use super::error::{self, status};
+use super::door::{Door, Failure, Identity, Manners, sight};
+use super::error;
 use super::page::Page;
 use crate::standing::Seated;
 
@@ -27,12 +29,11 @@ macro_rules! path {
 impl NodeService for Nodes {
     async fn join(&self, call: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
         let manners = Manners::of(call.metadata());
-        let repeatable = !call.get_ref().request_id.is_empty();
-        self.0
-            .led(manners, path!("Join"), repeatable, call.into_inner(), |seated, asked| async move {
-                join(&seated, asked).await
-            })
-            .await
+        let mut asked = call.into_inner();
+        let identity = Identity::of(&mut asked)?;
+        let id = identity.id;
+        let joined = |seated: Arc<Seated>, asked| async move { join(&seated, id, asked).await };
+        identity.said(self.0.led(manners, path!("Join"), true, asked, joined).await)
     }
 
     async fn list(&self, call: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesReply>, Status> {
@@ -115,33 +116,26 @@ impl NodeService for Nodes {
     /// The operator's word closes a fencing; where none is open it opens one first.
     async fn confirm_down(&self, call: Request<v1::ConfirmDownRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
-        let asked = call.into_inner();
-        let id = id_of(&asked).map_err(status)?;
-        self.0
-            .led(
-                manners,
-                path!("ConfirmDown"),
-                id.is_some(),
-                asked,
-                move |seated, asked: v1::ConfirmDownRequest| async move {
-                    let state = seated.handle.read().await?;
-                    let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
-                    if node.health == Health::Joined {
-                        return Err(Failure::Final(never_seen(&node.name)));
-                    }
-                    // What is wrong with the request itself is found before anything is begun.
-                    request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
-                    if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
-                        // Refused where it was begun meanwhile, or is over; the receipt then says which.
-                        seated.handle.propose(None, begin).await?;
-                    }
-                    let applied = super::door::change(&seated.handle, id, asked).await?;
-                    let refused = |refusal| error::refused(&refusal, said_as, &seated.handle.view());
-                    let done = applied.outcome.map_err(refused)?;
-                    Ok(change(done, applied.revision))
-                },
-            )
-            .await
+        let mut asked = call.into_inner();
+        let identity = Identity::of(&mut asked)?;
+        let id = identity.id;
+        let confirmed = move |seated: Arc<Seated>, asked: v1::ConfirmDownRequest| async move {
+            let state = seated.handle.read().await?;
+            let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
+            if node.health == Health::Joined {
+                return Err(Failure::Final(never_seen(&node.name)));
+            }
+            // What is wrong with the request itself is found before anything is begun.
+            request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
+            if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
+                // Refused where it was begun meanwhile, or is over; the receipt then says which.
+                seated.handle.propose(None, begin).await?;
+            }
+            let applied = super::door::change(&seated.handle, id, asked).await?;
+            let refused = |refusal| error::refused(&refusal, said_as, &seated.handle.view());
+            Ok(change(applied.outcome.map_err(refused)?, applied.revision))
+        };
+        identity.said(self.0.led(manners, path!("ConfirmDown"), true, asked, confirmed).await)
     }
 
     async fn remove(&self, call: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Change>, Status> {
@@ -150,14 +144,10 @@ impl NodeService for Nodes {
 }
 
 /// Registers a machine. On the leader only.
-pub async fn join(seated: &Seated, asked: v1::JoinRequest) -> Result<v1::JoinReply, Failure> {
-    let id = match asked.request_id.as_str() {
-        "" => None,
-        text => Some(request::request_id(text).map_err(Problem::from)?),
-    };
+pub async fn join(seated: &Seated, id: RequestId, asked: v1::JoinRequest) -> Result<v1::JoinReply, Failure> {
     let secret = seated.secrets.for_request(id);
     let command: Command = join_node(asked, secret.hash()).map_err(Problem::from)?;
-    let applied = seated.handle.propose(id, command).await?;
+    let applied = seated.handle.propose(Some(id), command).await?;
     let node = match applied.outcome {
         Ok(Done::Node(node)) => node,
         Ok(_) => return Err(wrong_answer()),

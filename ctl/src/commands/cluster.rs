@@ -62,6 +62,9 @@ pub enum Cluster {
 
 #[derive(Args)]
 pub struct Settings {
+    /// Show what the member that answers has applied, without asking the majority
+    #[arg(long)]
+    stale: bool,
     /// How soon the loss of a node is acted upon; nodes take it over one by one
     #[arg(long, value_enum)]
     profile: Option<Profile>,
@@ -227,7 +230,7 @@ impl Joining<'_> {
 }
 
 async fn settings(session: &Session, wanted: Settings) -> Result<()> {
-    let request = v1::GetSettingsRequest { stale: false };
+    let request = v1::GetSettingsRequest { stale: wanted.stale };
     let now = session.client.ask(request).await.context("ask for the settings")?;
     let Some(request) = wanted.request(now.settings.as_ref().and_then(|it| it.brake)) else {
         session.print("GetSettingsReply", &now, || shown_settings(&now.settings.clone().unwrap_or_default()));
@@ -520,6 +523,7 @@ mod tests {
     #[test]
     fn settings_that_are_not_given_stay() {
         let none = Settings {
+            stale: false,
             profile: None,
             brake: None,
             brake_nodes_min: None,

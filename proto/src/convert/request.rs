@@ -19,12 +19,19 @@ use crate::v1;
 const PRIORITY: u16 = 500;
 const STOP_GRACE: Span = Span::seconds(30);
 
+/// A request that has its effect once, however often it is sent under its id.
+pub trait Identified {
+    /// Empty where the caller chose none.
+    fn request_id(&self) -> &str;
+
+    /// Gives it this id.
+    fn identify(&mut self, request_id: String);
+}
+
 /// A request that becomes one command.
-pub trait Mutation {
+pub trait Mutation: Identified {
     /// Where in the request the object stands that the command is made of; empty if that is the request itself.
     const OBJECT: &'static str = "";
-
-    fn request_id(&self) -> &str;
 
     /// The path in the request of what `apply` calls `field`.
     fn path_of(field: &str) -> String {
@@ -304,20 +311,34 @@ fn restart_policy(policy: v1::RestartPolicy) -> Result<RestartPolicy> {
     })
 }
 
+macro_rules! identified {
+    ($($request:ident),+) => {$(
+        impl Identified for v1::$request {
+            fn request_id(&self) -> &str {
+                &self.request_id
+            }
+
+            fn identify(&mut self, request_id: String) {
+                self.request_id = request_id;
+            }
+        }
+    )+};
+}
+
+identified!(JoinRequest, AddMemberRequest);
+
 /// Requests whose command is made of little: who asks, and one expression. Before it stands the object it is about, or
 /// how its fields are called where that is not as everywhere.
 macro_rules! mutations {
     ($($request:ident $($object:literal)? $([$paths:expr])?, $said:ident, $state:ident => $command:expr;)+) => {$(
+        identified!($request);
+
         impl Mutation for v1::$request {
             $(const OBJECT: &'static str = $object;)?
 
             $(fn path_of(field: &str) -> String {
                 $paths(field)
             })?
-
-            fn request_id(&self) -> &str {
-                &self.request_id
-            }
 
             fn command(self, $state: &State) -> Result<Command> {
                 let $said = self;
@@ -389,8 +410,8 @@ mutations! {
 }
 
 /// One change of a stream is one of the requests above.
-impl Mutation for v1::SubmitRequest {
-    /// Empty when there is no change in it; asking for the command then says so.
+impl Identified for v1::SubmitRequest {
+    /// Empty also when there is no change in it; asking for the command then says so.
     fn request_id(&self) -> &str {
         use v1::submit_request::Change;
         match &self.change {
@@ -405,6 +426,22 @@ impl Mutation for v1::SubmitRequest {
         }
     }
 
+    fn identify(&mut self, request_id: String) {
+        use v1::submit_request::Change;
+        match &mut self.change {
+            Some(Change::Create(change)) => change.identify(request_id),
+            Some(Change::Start(change)) => change.identify(request_id),
+            Some(Change::Stop(change)) => change.identify(request_id),
+            Some(Change::Restart(change)) => change.identify(request_id),
+            Some(Change::Move(change)) => change.identify(request_id),
+            Some(Change::Delete(change)) => change.identify(request_id),
+            Some(Change::Annotate(change)) => change.identify(request_id),
+            None => {}
+        }
+    }
+}
+
+impl Mutation for v1::SubmitRequest {
     fn paths(&self) -> Paths {
         use v1::submit_request::Change;
         match &self.change {

@@ -163,25 +163,38 @@ where
 
         std::future::poll_fn(|cx| self.grpc.poll_ready(cx)).await.unwrap_or_else(|never| match never {});
         let reply = self.grpc.call(call).await.unwrap_or_else(|never| match never {});
-        if let Some(status) = Status::from_header_map(reply.headers())
-            && status.code() != Code::Ok
-        {
-            return Err(Problem::from(&status).into());
-        }
-        if route.server_streaming {
-            return Ok(stream::response(route, reply.into_body()));
-        }
-        let collected = reply.into_body().collect().await.map_err(|status| Refusal::from(Problem::from(&status)))?;
-        if let Some(status) = collected.trailers().and_then(Status::from_header_map)
-            && status.code() != Code::Ok
-        {
-            return Err(Problem::from(&status).into());
-        }
-        let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
-        let message =
-            message::unframed(&mut bytes)?.ok_or_else(|| message::broken("the call ended without a reply"))?;
-        Ok(answer(StatusCode::OK, "application/json", message::json(&route.output, message)?.into()))
+        let ours = ours(reply.headers());
+        let mut response = transcoded(route, reply).await.unwrap_or_else(Refusal::response);
+        response.headers_mut().extend(ours);
+        Ok(response)
     }
+}
+
+/// What the call says beside its answer: headers of the same names.
+fn ours(headers: &HeaderMap) -> HeaderMap {
+    let ours = headers.iter().filter(|(name, _)| name.as_str().starts_with("quorate-"));
+    ours.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The answer of a call in the words of HTTP.
+async fn transcoded(route: &Route, reply: Response<Body>) -> Result<Response<Body>, Refusal> {
+    if let Some(status) = Status::from_header_map(reply.headers())
+        && status.code() != Code::Ok
+    {
+        return Err(Problem::from(&status).into());
+    }
+    if route.server_streaming {
+        return Ok(stream::response(route, reply.into_body()));
+    }
+    let collected = reply.into_body().collect().await.map_err(|status| Refusal::from(Problem::from(&status)))?;
+    if let Some(status) = collected.trailers().and_then(Status::from_header_map)
+        && status.code() != Code::Ok
+    {
+        return Err(Problem::from(&status).into());
+    }
+    let mut bytes = BytesMut::from(&collected.to_bytes()[..]);
+    let message = message::unframed(&mut bytes)?.ok_or_else(|| message::broken("the call ended without a reply"))?;
+    Ok(answer(StatusCode::OK, "application/json", message::json(&route.output, message)?.into()))
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
