@@ -58,6 +58,8 @@ pub enum ServerError {
         "the data folder holds a store but not whose it is: its making was interrupted; begin with an empty folder"
     )]
     Unfinished,
+    #[error("member.toml is that of {papers}, the store beside it that of {store}; put the right one back")]
+    OtherMember { papers: Box<Identity>, store: Box<Identity> },
     #[error("the snapshot in the data folder cannot be read: {0}")]
     Snapshot(String),
     #[error("cannot start from what is stored")]
@@ -201,20 +203,44 @@ impl Server {
     }
 
     async fn open(&mut self) -> Result<(), ServerError> {
-        let admission = Admission::read(&self.config.data_dir)?;
-        let cluster = admission.as_ref().map(|admission| admission.cluster.0.to_be_bytes());
+        let papers = Admission::read(&self.config.data_dir);
+        let cluster = papers.as_ref().ok().and_then(Option::as_ref).map(|papers| papers.cluster.0.to_be_bytes());
         let (folder, backend) = (Arc::clone(&self.folder), self.config.store);
         let outcome = blocking(move || folder.open(backend, cluster)).await?;
-        match (outcome, admission) {
-            (OpenOutcome::Ready(disk, loaded), Some(admission)) => self.take_seat(disk, *loaded, admission, true).await,
-            (OpenOutcome::Ready(..), None) => Err(ServerError::Unfinished),
+        match (outcome, papers) {
             (OpenOutcome::Quarantined(quarantine), _) => {
                 self.quarantined(quarantine).await;
                 Ok(())
             }
-            (OpenOutcome::Fresh, Some(admission)) => self.join(admission).await,
-            (OpenOutcome::Fresh, None) => self.begin().await,
+            (OpenOutcome::Ready(disk, loaded), Ok(Some(papers))) => {
+                let (papers_of, store_of) = (identity(&papers), loaded.identity);
+                if papers_of != store_of {
+                    return Err(ServerError::OtherMember { papers: Box::new(papers_of), store: Box::new(store_of) });
+                }
+                self.take_seat(disk, *loaded, papers, true).await
+            }
+            (OpenOutcome::Ready(_, loaded), Ok(None)) if !took_part(&loaded) => Err(ServerError::Unfinished),
+            (OpenOutcome::Ready(disk, _), Ok(None)) => {
+                drop(disk);
+                self.condemn("member.toml is gone, but this member has taken part".to_owned()).await
+            }
+            // Without its secret it is nobody; only the others can say who it may be next.
+            (OpenOutcome::Ready(disk, _), Err(unreadable @ AdmissionError::Unreadable { .. })) => {
+                drop(disk);
+                self.condemn(unreadable.to_string()).await
+            }
+            (_, Err(error)) => Err(error.into()),
+            (OpenOutcome::Fresh, Ok(Some(papers))) => self.join(papers).await,
+            (OpenOutcome::Fresh, Ok(None)) => self.begin().await,
         }
+    }
+
+    /// What is stored must not be used again.
+    async fn condemn(&mut self, reason: String) -> Result<(), ServerError> {
+        let folder = Arc::clone(&self.folder);
+        let quarantine = blocking(move || folder.condemn(&reason)).await?;
+        self.quarantined(quarantine).await;
+        Ok(())
     }
 
     /// What an empty member was told on its command line.
@@ -408,18 +434,8 @@ impl Server {
                 self.stand(Standing::Removed).await;
                 Ok(())
             }
-            Ended::Halted(reason @ Halt::LostData { .. }) => {
-                let (folder, text) = (Arc::clone(&self.folder), reason.to_string());
-                let quarantine = blocking(move || folder.condemn(&text)).await?;
-                self.quarantined(quarantine).await;
-                Ok(())
-            }
-            Ended::Store(StoreError::Damaged(damage)) => {
-                let (folder, text) = (Arc::clone(&self.folder), damage.to_string());
-                let quarantine = blocking(move || folder.condemn(&text)).await?;
-                self.quarantined(quarantine).await;
-                Ok(())
-            }
+            Ended::Halted(reason @ Halt::LostData { .. }) => self.condemn(reason.to_string()).await,
+            Ended::Store(StoreError::Damaged(damage)) => self.condemn(damage.to_string()).await,
             Ended::Halted(reason) => Err(ServerError::Halted(reason)),
             Ended::Store(error) => Err(ServerError::Disk(error)),
             Ended::Panicked => Err(ServerError::Panicked),
@@ -442,7 +458,11 @@ impl Server {
 
     /// The healthy members burn the old id and give a new one; the damaged store is put aside, and a newcomer starts.
     async fn rejoin(&mut self, burnt: &Burnt, via: &str) -> Result<v1::RejoinReply, Problem> {
-        let before = Admission::read(&self.config.data_dir).map_err(|error| broken(&error.into()))?;
+        let before = match Admission::read(&self.config.data_dir) {
+            // As good as gone: what it says cannot be believed.
+            Err(AdmissionError::Unreadable { .. }) => None,
+            read => read.map_err(|error| broken(&error.into()))?,
+        };
         let name = before.as_ref().map_or_else(|| self.config.name.clone(), |admission| admission.name.clone());
         let seeds = before.iter().flat_map(|admission| &admission.seeds);
         let others = seeds.filter(|seed| Some(MemberId(seed.member)) != burnt.member).map(|seed| seed.api.clone());
@@ -463,12 +483,18 @@ impl Server {
                         return Err(Problem::invalid("via", format!("{door} belongs to another cluster")));
                     }
                     let (member, learner) = (admission.member.0, admission.learner);
-                    let folder = Arc::clone(&self.folder);
-                    let retired = blocking(move || folder.retire()).await.map_err(|error| broken(&error.into()))?;
+                    // The new papers first: an empty folder with the old ones would be a start under the burnt id.
+                    let (folder, data, papers) =
+                        (Arc::clone(&self.folder), self.config.data_dir.clone(), admission.clone());
+                    let retired = blocking(move || {
+                        papers.write(&data)?;
+                        Ok::<_, ServerError>(folder.retire()?)
+                    });
+                    let retired = retired.await.map_err(|error| broken(&error))?;
                     info!(retired = %retired.display(), member, "the damaged store is put aside");
                     // The id is new, and so is the moment from which this member can have promised anything.
                     self.started = clock::lease_clock();
-                    self.enrol(admission).await.map_err(|error| broken(&error))?;
+                    self.join(admission).await.map_err(|error| broken(&error))?;
                     let old_member = burnt.member.map_or(0, |member| member.0);
                     return Ok(v1::RejoinReply { old_member, member, learner, revision });
                 }
@@ -574,6 +600,11 @@ fn seed(member: &Member) -> Seed {
         peer: member.peer_address.to_string(),
         api: member.api_address.to_string(),
     }
+}
+
+/// Whether the member ever spoke to others or took an order; what a start of a cluster left half made did not.
+fn took_part(loaded: &Loaded) -> bool {
+    loaded.hard_state.vote != 0 || loaded.hard_state.term > 1 || !loaded.entries.is_empty()
 }
 
 fn identity(admission: &Admission) -> Identity {
