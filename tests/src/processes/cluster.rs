@@ -21,13 +21,16 @@ pub struct Member {
     pub data_dir: PathBuf,
     pub api: String,
     pub peer: String,
+    /// What it is started with every time.
+    options: Vec<String>,
     child: Option<Child>,
 }
 
 impl Member {
-    fn new(name: &str, folder: &Path, address: &str) -> Member {
+    fn new(name: &str, folder: &Path, address: &str, options: &[&str]) -> Member {
         let (api, peer) = (format!("{address}:7440"), format!("{address}:7441"));
-        Member { name: name.to_owned(), data_dir: folder.join(name), api, peer, child: None }
+        let options = options.iter().map(|&word| word.to_owned()).collect();
+        Member { name: name.to_owned(), data_dir: folder.join(name), api, peer, options, child: None }
     }
 
     /// The words after `quorated`.
@@ -36,7 +39,7 @@ impl Member {
         let pairs =
             [("--data-dir", &data_dir), ("--name", &self.name), ("--listen", &self.api), ("--peer-listen", &self.peer)];
         let options = pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value.clone()]);
-        std::iter::once("run".to_owned()).chain(options).collect()
+        std::iter::once("run".to_owned()).chain(options).chain(self.options.iter().cloned()).collect()
     }
 
     /// Starts it and waits until its port answers.
@@ -82,6 +85,13 @@ impl Member {
         self.signal(Signal::TERM);
         let mut child = self.child.take().expect("it runs");
         until(&format!("{} ends", self.name), || child.try_wait().expect("a child")).code()
+    }
+
+    /// Its exit code if it has ended by itself; `None` while it runs.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        let ended = self.child.as_mut().expect("it was started").try_wait().expect("a child")?;
+        self.child = None;
+        Some(ended.code())
     }
 
     /// What it says of itself; `None` if it does not answer.
@@ -167,13 +177,19 @@ impl Cluster {
     /// `size` voters, the first of which has begun the cluster; no nodes.
     #[track_caller]
     pub fn start(name: &str, size: usize, profile: &str) -> Cluster {
+        Cluster::start_with(name, size, profile, &[])
+    }
+
+    /// The same; every member is always started with `options`.
+    #[track_caller]
+    pub fn start_with(name: &str, size: usize, profile: &str, options: &[&str]) -> Cluster {
         let folder = Folder::new(name);
         // Loopback is 127.0.0.0/8: every cluster has a network of its own, so the ports need no luck.
         let (pid, count) = (std::process::id(), counted());
         let network = format!("127.{}.{}", 16 + pid / 200 % 200, 1 + pid % 200);
         let address = |at: usize| format!("{network}.{}", 1 + (count as usize * 8 + at) % 240);
         let mut members: Vec<Member> =
-            (1..=size).map(|at| Member::new(&format!("m-{at}"), folder.path(), &address(at))).collect();
+            (1..=size).map(|at| Member::new(&format!("m-{at}"), folder.path(), &address(at), options)).collect();
         members[0].start(&["--bootstrap", name, "--profile", profile]);
         until_so("the first member leads", || {
             members[0].status().is_some_and(|status| status["standing"] == "MEMBER_STANDING_LEADER")
