@@ -22,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run this member until it is told to stop.
+    #[command(after_help = CONFIG_HELP)]
     Run(Box<Run>),
     /// Put the damaged store of a quarantined member aside, while no member runs there.
     Retire {
@@ -30,6 +31,18 @@ enum Command {
         data_dir: PathBuf,
     },
 }
+
+const CONFIG_HELP: &str = "\
+The configuration file has the options as keys (data_dir, peer_listen, …), fence methods as [[fence]] tables, and
+
+  [limits]
+  calls = 8192                          # under way at once
+  calls_per_second = 100000             # of everybody; an item of a batch or submit is a call
+  calls_per_second_per_client = 50000   # of one address (IPv6: one /64); all programs of this machine are one
+  streams = 4096                        # watches and submits at once
+
+A second's worth may come at once. What is above is refused (HTTP 429, RESOURCE_EXHAUSTED) with the time to wait; a
+submit is read more slowly instead.";
 
 #[derive(Args)]
 struct Run {
