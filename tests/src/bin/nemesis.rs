@@ -8,7 +8,7 @@ use tests::lab::world::runtime;
 use tests::nemesis::{Options, hosts, run, witness, world};
 
 const USAGE: &str = "\
-usage: tests/nemesis [--minutes N] [--seed K] [--only WORDS] [--profile NAME] [--json]
+usage: tests/nemesis [--minutes N] [--seed K] [--only WORDS] [--profile NAME] [--json] [--keep]
        tests/nemesis deeds [--seed K]
 
   --minutes N     how long to go on; what is under way is finished (5)
@@ -16,11 +16,13 @@ usage: tests/nemesis [--minutes N] [--seed K] [--only WORDS] [--profile NAME] [-
   --only WORDS    only deeds whose words contain these: see `deeds`
   --profile NAME  lease profile: fast, default or relaxed (default)
   --json          the report as JSON, on standard output
+  --keep          keep the logs and records, whatever comes of it
   deeds           what a run of this seed would do";
 
 fn options() -> Result<Options, String> {
     let day = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() / 86_400);
-    let mut options = Options { minutes: 5.0, seed: day, profile: "default".into(), only: None, json: false };
+    let mut options =
+        Options { minutes: 5.0, seed: day, profile: "default".into(), only: None, json: false, keep: false };
     let mut words = std::env::args().skip(1).filter(|word| word != "deeds");
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -31,6 +33,7 @@ fn options() -> Result<Options, String> {
             "--only" => options.only = Some(value()?),
             "--profile" => options.profile = value()?,
             "--json" => options.json = true,
+            "--keep" => options.keep = true,
             _ => return Err(format!("there is no {word}")),
         }
     }
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
         tests::nemesis::deeds::order(options.seed).take(all).for_each(|deed| println!("{deed}"));
         return ExitCode::SUCCESS;
     }
-    let Some(dir) = std::env::var_os(world::INSIDE) else { return world::enclose() };
+    let Some(dir) = std::env::var_os(world::INSIDE) else { return world::enclose(options.keep) };
     let Some(runtime) = runtime() else { return ExitCode::from(3) };
     match run(&PathBuf::from(dir), runtime, &options) {
         Ok(true) => ExitCode::SUCCESS,

@@ -52,8 +52,11 @@ impl Stage<'_> {
         }
     }
 
-    /// Until everything that ran on `host` runs elsewhere, or `time` is over.
+    /// Until everything that ran on `host` runs elsewhere, or `time` is over; as long as a hold where nothing ran.
     fn until_moved(&self, host: Host, since_ns: u64, time: Duration) {
+        if (self.on)(host).is_empty() {
+            return self.hold(self.hold);
+        }
         let until = Instant::now() + time;
         while Instant::now() < until && !(self.moved)(self.hosts, host, since_ns) {
             std::thread::sleep(Duration::from_millis(20));
@@ -70,8 +73,12 @@ impl Stage<'_> {
             Deed::Duplicate(percent) => self.net(|| net::duplicate(*percent))?,
             Deed::Delay { host, ms } => {
                 let relay = Relay::start(*host, *ms, self.seed)?;
+                let felt = net::way_there_and_back(*host);
                 self.hold(self.hold);
                 relay.stop()?;
+                if felt < Duration::from_millis(2 * ms) {
+                    return Err(std::io::Error::other(format!("{} is delayed by {felt:?} only", name(*host))));
+                }
             }
             Deed::Signals { node, agent, guard, member, to_member } => {
                 self.signals(*node, [("quorate-agent", *agent), ("quorate-guard", *guard)], *member, *to_member);
@@ -203,6 +210,8 @@ impl Stage<'_> {
     fn wall_clock(&mut self, host: Host) -> std::io::Result<()> {
         self.hosts.power_off(host);
         let clock = self.hosts.power_on_with_clock(host)?;
+        let program = if MEMBERS.contains(&host) { "quorated" } else { "quorate-agent" };
+        crate::processes::until_so("the clock is seen", || clock.is_seen_by(self.hosts, host, program));
         for hours in [1, -1, 0] {
             self.hold(self.hold / 2);
             clock.jump(hours)?;

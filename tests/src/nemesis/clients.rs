@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -20,8 +20,10 @@ use crate::processes::request_id;
 pub const CLIENTS: u64 = 4;
 /// The key that all of them write; the others are written by one each.
 pub const SHARED: &str = "shared";
-/// So often a caller that was not told asks again, under the same request id, through other members.
-const TRIES: usize = 3;
+/// So often a caller that was not told asks again, under the same request id, through other members; and after such a pause.
+/// Few calls are left whose outcome nobody knows: each of those may come at any time, and is a riddle for the judge.
+const TRIES: usize = 40;
+const AGAIN: Duration = Duration::from_millis(150);
 
 /// Everything that was asked about one object, told twice: for the judge of keys with one writer, and, attempt by attempt,
 /// for the one of linearizability.
@@ -50,12 +52,15 @@ pub struct Clients {
     current: Arc<AtomicUsize>,
     ends: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    /// How often they were started: what is written goes on rising.
+    starts: u64,
 }
 
 struct Client {
     number: u64,
     members: Vec<SocketAddr>,
     ledger: Arc<Mutex<Ledger>>,
+    ends: Arc<AtomicBool>,
     chance: Chance,
     written: u64,
 }
@@ -63,32 +68,44 @@ struct Client {
 impl Clients {
     pub fn new(members: Vec<SocketAddr>) -> Clients {
         let (ledger, current, ends) = Default::default();
-        Clients { members, ledger, current, ends, threads: Vec::new() }
+        Clients { members, ledger, current, ends, threads: Vec::new(), starts: 0 }
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("nothing panics while it holds the ledger")
     }
 
-    pub fn start(&mut self, seed: u64) {
+    /// A new history every `each`, the first at once.
+    pub fn start(&mut self, seed: u64, each: Duration) {
         self.ends.store(false, Ordering::Relaxed);
+        self.starts += 1;
+        let (members, ledger) = (self.members.clone(), self.ledger.clone());
+        let (current, ends) = (self.current.clone(), self.ends.clone());
+        self.threads.push(std::thread::spawn(move || {
+            let mut next = Instant::now();
+            while !ends.load(Ordering::Relaxed) {
+                if Instant::now() >= next {
+                    let before = current.load(Ordering::Relaxed);
+                    begin_history(&members, &ledger, &current);
+                    // Asked again at once where nobody took it.
+                    next += if current.load(Ordering::Relaxed) > before { each } else { Duration::ZERO };
+                }
+                std::thread::sleep(AGAIN);
+            }
+        }));
         for number in 1..=CLIENTS {
             let mut client = Client {
                 number,
                 members: self.members.clone(),
                 ledger: self.ledger.clone(),
-                chance: Chance::new(seed ^ number << 32),
-                written: 0,
+                ends: self.ends.clone(),
+                chance: Chance::new(seed ^ number << 32 ^ self.starts),
+                written: self.starts * 1_000_000,
             };
             let (current, ends) = (self.current.clone(), self.ends.clone());
             self.threads.push(std::thread::spawn(move || {
-                let mut history = 0;
                 while !ends.load(Ordering::Relaxed) {
-                    let now = current.load(Ordering::Relaxed);
-                    if now != history {
-                        (history, client.written) = (now, 0);
-                    }
-                    client.act(history);
+                    client.act(current.load(Ordering::Relaxed));
                     std::thread::sleep(Duration::from_millis(30 + client.chance.below(90)));
                 }
             }));
@@ -100,25 +117,6 @@ impl Clients {
         self.ends.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().expect("a client does not panic");
-        }
-    }
-
-    /// Lets the clients go on with a new object, unless nobody would create it now.
-    pub fn begin_history(&self) {
-        let number = self.current.load(Ordering::Relaxed) + 1;
-        let name = object(number);
-        self.ledger().histories.resize_with(number, Told::default);
-        let body = creation(&name);
-        let made = self.members.iter().any(|member| {
-            let begun = now_ns();
-            let answer = call(*member, "POST", "/v1/containers", Some(&body));
-            let attempt = Attempt { client: 0, request: Some(&body), object: &name, call: Call::Create, begun };
-            self.ledger().histories[number - 1].history.operations.extend(attempt.ended(&answer));
-            matches!(answer, Ok((200, _)))
-        });
-        if made {
-            self.ledger().created.insert(name);
-            self.current.store(number, Ordering::Relaxed);
         }
     }
 
@@ -138,6 +136,26 @@ impl Clients {
             ends.push(held);
         }
         Ok(ends)
+    }
+}
+
+/// Lets the clients go on with a new object, unless nobody would create it now.
+fn begin_history(members: &[SocketAddr], ledger: &Mutex<Ledger>, current: &AtomicUsize) {
+    let ledger = || ledger.lock().expect("nothing panics while it holds the ledger");
+    let number = current.load(Ordering::Relaxed) + 1;
+    let name = object(number);
+    ledger().histories.resize_with(number, Told::default);
+    let body = creation(&name);
+    let made = members.iter().any(|member| {
+        let begun = now_ns();
+        let answer = call(*member, "POST", "/v1/containers", Some(&body));
+        let attempt = Attempt { client: 0, request: Some(&body), object: &name, call: Call::Create, begun };
+        ledger().histories[number - 1].history.operations.extend(attempt.ended(&answer));
+        matches!(answer, Ok((200, _)))
+    });
+    if made {
+        ledger().created.insert(name);
+        current.store(number, Ordering::Relaxed);
     }
 }
 
@@ -249,8 +267,8 @@ impl Client {
 
     fn write(&mut self, history: usize, key: String) {
         self.written += 1;
-        // A key of one's own counts what reached it; in the shared one every value is somebody's.
-        let value = if key == SHARED { self.number * 1_000_000 + self.written } else { self.written };
+        // In the shared one every value is somebody's.
+        let value = if key == SHARED { self.number * 1_000_000_000_000 + self.written } else { self.written };
         let name = object(history);
         let body = json!({"requestId": request_id(), "set": {&key: value.to_string()}});
         let call = Call::Annotate { of: None, key: key.clone(), value: Some(value.to_string()) };
@@ -284,6 +302,10 @@ impl Client {
                 Err(NoAnswer::Unheard(_)) => {}
             }
             self.ledger().repeated += 1;
+            if self.ends.load(Ordering::Relaxed) && again > TRIES / 2 {
+                break;
+            }
+            std::thread::sleep(AGAIN);
         }
         (first as u64 + 1, outcome)
     }

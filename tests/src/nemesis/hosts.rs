@@ -102,10 +102,17 @@ impl Hosts {
 
     /// An order, given to one member after the other until one takes it; else what the last one said.
     pub fn order(&self, verb: &str, path: &str, mut body: Value) -> Result<Value, String> {
-        body["requestId"] = request_id().into();
-        let mut said = String::new();
+        let (id, mut said) = (request_id(), String::new());
+        // What is deleted has no body.
+        let (path, body) = match verb {
+            "DELETE" => (&*format!("{path}?requestId={id}"), None),
+            _ => {
+                body["requestId"] = id.into();
+                (path, Some(&body))
+            }
+        };
         for member in apis() {
-            match call(member, verb, path, Some(&body)) {
+            match call(member, verb, path, body) {
                 Ok((200, reply)) => return Ok(reply),
                 Ok((status, reply)) => said = format!("{verb} {path}: {status}: {reply}"),
                 Err(error @ (NoAnswer::Unheard(_) | NoAnswer::Lost(_))) => said = format!("{verb} {path}: {error}"),
@@ -138,7 +145,10 @@ impl Hosts {
         } else {
             fs::write(starving.group.join("cpu.max"), "1000 100000")?;
         }
-        Ok(self.services(host).into_iter().filter(|pid| starving.take(*pid)).count())
+        match self.services(host).into_iter().filter(|pid| starving.take(*pid)).count() {
+            0 => Err(io::Error::other(format!("nothing of {} starves", name(host)))),
+            count => Ok(count),
+        }
     }
 
     /// Everybody who starved gets what there is.
@@ -211,7 +221,10 @@ impl Hosts {
         for size in [1 << 16, 1 << 12, 1] {
             while file.write_all(&room[..size]).is_ok() {}
         }
-        Ok(())
+        match rustix::fs::statvfs(&self.disk())?.f_bavail {
+            0 => Ok(()),
+            free => Err(io::Error::other(format!("{free} blocks are free on a full disk"))),
+        }
     }
 
     pub fn free_disk(&self) -> io::Result<()> {
@@ -270,6 +283,13 @@ impl Clock {
         // In place: those who have it mapped see the jump.
         let mut file = File::options().create(true).truncate(false).write(true).open(&self.file)?;
         file.write_all(&seconds.to_ne_bytes())
+    }
+
+    /// Processes of that program on the machine see this clock.
+    pub fn is_seen_by(&self, hosts: &Hosts, host: Host, program: &str) -> bool {
+        let seen = self.file.display().to_string();
+        let maps = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        hosts.lab.services(&name(host), program).iter().any(|pid| maps(pid).contains(&seen))
     }
 
     /// The clock jumps; errs if a program started with it does not see the wall clock jump, or sees another one do.

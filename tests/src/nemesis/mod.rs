@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use crate::history::judge;
+use crate::history::{Rule, judge};
 use crate::lab::Lab;
 use acts::Stage;
 use checker::{Broken, Exposure, Judge, Record};
@@ -40,8 +40,10 @@ const WITNESSES: usize = 6;
 const TEMPLATE: &str = "nemesis";
 /// From the end of a deed until everything runs, at the latest: above the boot grace, a quarantine and a slow machine.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// Histories of a run, however long it is.
-const HISTORIES: u64 = 20;
+/// A history is so long at most, so that it can be judged, …
+const EACH: Duration = Duration::from_secs(14);
+/// … and of a run of some minutes there are so many.
+const HISTORIES: u32 = 20;
 
 pub struct Options {
     pub minutes: f64,
@@ -50,6 +52,8 @@ pub struct Options {
     /// Only deeds whose words contain this.
     pub only: Option<String>,
     pub json: bool,
+    /// The evidence stays, whatever the verdict is.
+    pub keep: bool,
 }
 
 struct Nemesis {
@@ -61,6 +65,7 @@ struct Nemesis {
     plugged: BTreeSet<String>,
     exposures: Vec<Exposure>,
     hold: Duration,
+    each: Duration,
     report: Report,
 }
 
@@ -81,6 +86,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
         plugged: BTreeSet::new(),
         exposures: Vec::new(),
         hold: Duration::from_secs(6),
+        each: EACH,
         report: Report {
             seed: options.seed,
             profile: options.profile.clone(),
@@ -109,30 +115,25 @@ impl Nemesis {
         let limit = Duration::from_secs_f64(options.minutes * 60.0);
         self.furnish()?;
         self.until_well(RECOVERY).map_err(io::Error::other)?;
-        self.clients.begin_history();
-        self.clients.start(options.seed);
+        self.each = EACH.min(limit / HISTORIES);
+        self.clients.start(options.seed, self.each);
         eprintln!(
             "{:>6.1} s  six witnesses on three nodes, four clients; seed {}",
             began.elapsed().as_secs_f64(),
             options.seed
         );
-        let each = (limit / HISTORIES as u32).max(Duration::from_secs(8));
-        let mut next_history = began.elapsed() + each;
         let wanted = |deed: &Deed| options.only.as_ref().is_none_or(|only| deed.to_string().contains(only.as_str()));
         for (at, deed) in deeds::order(options.seed).take(100_000).filter(wanted).enumerate() {
             if began.elapsed() > limit {
                 break;
             }
-            if began.elapsed() > next_history {
-                self.clients.begin_history();
-                next_history = began.elapsed() + each;
-            }
             eprintln!("{:>6.1} s  {:>3}  {deed}", began.elapsed().as_secs_f64(), at + 1);
             self.commit(&deed, options.seed)?;
             if !self.report.broken.is_empty() {
-                break;
+                return Ok(());
             }
         }
+        self.compare("the run");
         Ok(())
     }
 
@@ -295,22 +296,25 @@ impl Nemesis {
         let deadline = Instant::now() + Duration::from_secs(15);
         let seed = self.report.done.len() as u64;
         loop {
-            let states: Vec<Option<(String, u64)>> = MEMBERS.map(|host| visible(api_of(host))).into();
+            let states: Vec<Option<(String, Value)>> = MEMBERS.map(|host| visible(api_of(host))).into();
             let revisions: BTreeSet<&String> = states.iter().flatten().map(|(revision, _)| revision).collect();
             if states.iter().all(Option::is_some) && revisions.len() == 1 {
-                let hashes: BTreeSet<u64> = states.iter().flatten().map(|(_, hash)| *hash).collect();
                 self.report.compared += 1;
-                if hashes.len() != 1 {
-                    self.report.broken.push(format!("after {after}: members differ at one revision: {states:?}"));
+                let mut shown: Vec<Value> = states.into_iter().flatten().map(|(_, shown)| shown).collect();
+                same_span(&mut shown);
+                let mut found = Vec::new();
+                shown[1..].iter().for_each(|other| differences("", &shown[0], other, &mut found));
+                if !found.is_empty() {
+                    self.report.broken.push(format!("after {after}: members differ at one revision: {found:?}"));
                 }
                 break;
             }
             if Instant::now() > deadline {
-                self.report.broken.push(format!("after {after}: members never came to one revision: {states:?}"));
+                self.report.broken.push(format!("after {after}: members never came to one revision: {revisions:?}"));
                 break;
             }
         }
-        self.clients.start(self.report.seed ^ seed << 8);
+        self.clients.start(self.report.seed ^ seed << 8, self.each);
     }
 
     /// The verdict, from the folder, from the observer, from the clients.
@@ -382,7 +386,9 @@ impl Nemesis {
         for told in &ledger.histories {
             report.histories += 1;
             report.operations += told.history.operations.len();
-            let anomalies = judge(&told.history);
+            let (undecided, anomalies): (Vec<_>, Vec<_>) =
+                judge(&told.history).into_iter().partition(|anomaly| anomaly.rule == Rule::Undecided);
+            report.undecided += undecided.len();
             report.anomalies += anomalies.len();
             report.broken.extend(anomalies.iter().map(|anomaly| format!("history {}: {anomaly}", report.histories)));
         }
@@ -411,27 +417,52 @@ fn began(fault: &Broken) -> u64 {
     }
 }
 
-/// Revision and hash of everything the member shows of what it has applied.
-fn visible(member: std::net::SocketAddr) -> Option<(String, u64)> {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+/// Revision, and everything the member shows of what it has applied, by path of the API.
+fn visible(member: std::net::SocketAddr) -> Option<(String, Value)> {
+    let mut shown = serde_json::Map::new();
     let mut revisions = BTreeSet::new();
-    for path in ["containers", "nodes", "storages", "templates", "cluster/settings", "events"] {
-        let path = match path {
-            "cluster/settings" => format!("/v1/{path}?stale=true"),
-            _ => format!("/v1/{path}?stale=true&page.size=1000"),
+    for what in ["containers", "nodes", "storages", "templates", "cluster/settings", "events"] {
+        let path = match what {
+            "cluster/settings" => format!("/v1/{what}?stale=true"),
+            _ => format!("/v1/{what}?stale=true&page.size=1000"),
         };
         let (status, reply) = api::call(member, "GET", &path, None).ok()?;
         if status != 200 {
             return None;
         }
         revisions.insert(reply["revision"].as_str().map(str::to_owned).unwrap_or_default());
-        // FNV-1a, over the text: two members that show the same say the same.
-        hash =
-            reply.to_string().bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        shown.insert(what.to_owned(), reply);
     }
     let mut revisions = revisions.into_iter();
     let revision = revisions.next()?;
-    revisions.next().is_none().then_some((revision, hash))
+    revisions.next().is_none().then_some((revision, Value::Object(shown)))
+}
+
+/// Events are told from a member's own memory, which reaches back to its snapshot: what all of them remember is compared.
+fn same_span(shown: &mut [Value]) {
+    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let oldest = shown.iter().map(|it| number(&it["events"]["oldestRevision"])).max().unwrap_or(0);
+    for events in shown.iter_mut().map(|it| &mut it["events"]) {
+        events["oldestRevision"] = oldest.into();
+        if let Some(all) = events["events"].as_array_mut() {
+            all.retain(|event| number(&event["revision"]) >= oldest);
+        }
+    }
+}
+
+/// Places where two values differ, each with what stands there.
+fn differences(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            keys.iter().for_each(|key| differences(&format!("{place}.{key}"), &one[*key], &other[*key], found));
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            (0..a.len()).for_each(|at| differences(&format!("{place}[{at}]"), &a[at], &b[at], found));
+        }
+        _ if one != other => found.push(format!("{place}: {one:.200} / {other:.200}")),
+        _ => {}
+    }
 }
 
 /// What is kept when a promise was broken.

@@ -101,6 +101,14 @@ pub fn heal() -> io::Result<u64> {
 
 // ---- Delay: a relay in the place of the cable ----
 
+/// From a question to the machine to its answer, be it a refusal: nobody listens at that port.
+pub fn way_there_and_back(host: Host) -> Duration {
+    let began = Instant::now();
+    let nobody = std::net::SocketAddr::from(([10, 77, 0, host], 9));
+    let _ = std::net::TcpStream::connect_timeout(&nobody, Duration::from_secs(10));
+    began.elapsed()
+}
+
 /// Two taps with a thread between each way: what goes in at one comes out at the other, later, not always in its order.
 pub struct Relay {
     host: Host,

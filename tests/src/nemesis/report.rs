@@ -34,6 +34,8 @@ pub struct Report {
     pub histories: usize,
     pub operations: usize,
     pub anomalies: usize,
+    /// Histories with too many riddles to be judged.
+    pub undecided: usize,
     pub acknowledged: usize,
     pub stale_reads: (u64, u64),
     pub repeated: u64,
@@ -90,7 +92,7 @@ impl Report {
             text,
             "\n{} faults in {} s, {} profile, {}, seed {}\n\
              overlaps {}, lost acknowledgements {} of {}, lost containers {}\n\
-             {} histories of {} operations, {} anomalies; {} calls repeated under their request id\n\
+             {} histories of {} operations, {} anomalies, {} undecided; {} calls repeated under their request id\n\
              {} stale reads where asked for, {} of them told their age\n\
              {} lines of witnesses, {} seen by the observer; members compared {} times; {} quarantined\n",
             self.done.len(),
@@ -105,6 +107,7 @@ impl Report {
             self.histories,
             self.operations,
             self.anomalies,
+            self.undecided,
             self.repeated,
             self.stale_reads.0,
             self.stale_reads.1,
@@ -144,6 +147,7 @@ impl Report {
             "lost_acknowledgements": self.lost_acknowledgements, "acknowledged": self.acknowledged,
             "lost_containers": self.lost_containers,
             "histories": self.histories, "operations": self.operations, "anomalies": self.anomalies,
+            "undecided": self.undecided,
             "repeated_calls": self.repeated,
             "stale_reads": self.stale_reads.0, "stale_reads_with_age": self.stale_reads.1,
             "witness_lines": self.witness_lines, "observer_lines": self.observer_lines,

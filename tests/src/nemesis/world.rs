@@ -12,7 +12,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::evidence;
 use crate::lab::world;
-use crate::processes::program;
+use crate::processes::{not_run, program};
 
 const PREFIX: &str = "quorate-nemesis-";
 pub const INSIDE: &str = "QUORATE_NEMESIS_INSIDE";
@@ -23,9 +23,9 @@ const NOT_RUN: u8 = 3;
 
 /// Runs this program with the same words in a world of its own. 0: as promised; 1: not, and the evidence is named; 2: the
 /// harness failed; 3: it cannot run here.
-pub fn enclose() -> ExitCode {
+pub fn enclose(keep_all: bool) -> ExitCode {
     if let Some(reason) = lacks() {
-        eprintln!("NOT RUN: nemesis: {reason}");
+        not_run("nemesis", &reason);
         return ExitCode::from(NOT_RUN);
     }
     let _lock = world::alone();
@@ -53,7 +53,7 @@ pub fn enclose() -> ExitCode {
             FAILED
         }
     };
-    if code != 0 {
+    if code != 0 || keep_all {
         let kept = evidence(&dir);
         match keep(&dir, &kept) {
             Ok(()) => eprintln!("the evidence is in {}", kept.display()),

@@ -115,12 +115,14 @@ impl Plug {
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("make a network namespace")?;
         let (number, own) = (self.number, std::process::id());
         // The ends of a machine whose power was cut go with its namespace, which the kernel buries in its own time.
-        for bridge in ["private", "public"] {
+        for (kind, bridge) in ["private", "public"].into_iter().enumerate() {
             let _ = ip(Some(&switch), &format!("link del {bridge}{number}\n"));
+            // A machine keeps its hardware address: with another one its neighbours would seek it in vain for half a minute.
+            let address = format!("02:00:00:00:{kind:02x}:{number:02x}");
             ip(
                 Some(&switch),
                 &format!(
-                    "link add name {bridge}{number} type veth peer name {bridge} netns {own}\n\
+                    "link add name {bridge}{number} type veth peer name {bridge} address {address} netns {own}\n\
                      link set {bridge}{number} master {bridge} up\n"
                 ),
             )?;
