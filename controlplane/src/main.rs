@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use controlplane::admission::Admission;
 use controlplane::config::{Config, Layer, LogFormat};
 use controlplane::server::Server;
 use controlplane::store::Backend;
@@ -24,7 +25,8 @@ enum Command {
     /// Run this member until it is told to stop.
     #[command(after_help = CONFIG_HELP)]
     Run(Box<Run>),
-    /// Put the damaged store of a quarantined member aside, while no member runs there.
+    /// Put the damaged store and the papers of a quarantined member aside, while no member runs there. The folder is that
+    /// of an empty member then; `quoratectl member rejoin` does all of this, and brings the member back.
     Retire {
         /// Data folder.
         #[arg(long, env = "QUORATE_DATA_DIR")]
@@ -171,6 +173,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
 fn retire(data_dir: &std::path::Path) -> anyhow::Result<()> {
     let retired = controlplane::store::retire(data_dir)?;
+    Admission::put_aside(data_dir, &retired.with_extension("toml"))?;
     println!("{}", retired.display());
     Ok(())
 }

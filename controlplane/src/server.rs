@@ -212,10 +212,15 @@ impl Server {
                 self.quarantined(quarantine).await;
                 Ok(())
             }
-            (OpenOutcome::Ready(disk, loaded), Ok(Some(papers))) => {
+            (OpenOutcome::Ready(disk, loaded), Ok(Some(mut papers))) => {
                 let (papers_of, store_of) = (identity(&papers), loaded.identity);
                 if papers_of != store_of {
                     return Err(ServerError::OtherMember { papers: Box::new(papers_of), store: Box::new(store_of) });
+                }
+                if !papers.made {
+                    papers.made = true;
+                    let (data, written) = (self.config.data_dir.clone(), papers.clone());
+                    blocking(move || written.write(&data)).await?;
                 }
                 self.take_seat(disk, *loaded, papers, true).await
             }
@@ -230,6 +235,9 @@ impl Server {
                 self.condemn(unreadable.to_string()).await
             }
             (_, Err(error)) => Err(error.into()),
+            (OpenOutcome::Fresh, Ok(Some(papers))) if papers.made => {
+                self.condemn("the store is gone, but member.toml says that there was one".to_owned()).await
+            }
             (OpenOutcome::Fresh, Ok(Some(papers))) => self.join(papers).await,
             (OpenOutcome::Fresh, Ok(None)) => self.begin().await,
         }
@@ -320,6 +328,7 @@ impl Server {
             name: me.name.clone(),
             secret,
             learner: false,
+            made: true,
             seeds: vec![seed(&me)],
         };
         let settings = Settings { terms: profile.terms(), ..Settings::default() };
@@ -357,9 +366,16 @@ impl Server {
     }
 
     /// A newcomer: an empty log that waits for a leader.
-    async fn join(&mut self, admission: Admission) -> Result<(), ServerError> {
-        let (folder, backend, papers) = (Arc::clone(&self.folder), self.config.store, identity(&admission));
-        let (disk, loaded) = blocking(move || folder.create(backend, papers)).await?;
+    async fn join(&mut self, mut admission: Admission) -> Result<(), ServerError> {
+        admission.made = true;
+        let (folder, backend, data) = (Arc::clone(&self.folder), self.config.store, self.config.data_dir.clone());
+        let papers = admission.clone();
+        let (disk, loaded) = blocking(move || {
+            let made = folder.create(backend, identity(&papers))?;
+            papers.write(&data)?;
+            Ok::<_, ServerError>(made)
+        })
+        .await?;
         info!(cluster = %admission.cluster, member = %admission.member, "admitted; waiting for the leader");
         self.take_seat(disk, loaded, admission, false).await
     }

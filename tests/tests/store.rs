@@ -57,15 +57,20 @@ fn flip(path: &Path, at: usize) {
 #[test]
 fn damage_is_named_by_the_member_and_its_data_is_not_used() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage); 8] = [
+    let cases: [(&str, Damage); 9] = [
         ("identity file", |data| flip(&data.join("member/identity"), 30)),
         ("guard file", |data| fs::write(data.join("member/guard"), b"").expect("written")),
-        ("guard file", |data| fs::remove_file(data.join("member/guard")).expect("removed")),
         ("group ", |data| flip(&largest(&data.join("member/log")), 200)),
         ("snapshot", |data| flip(&largest(&data.join("member/snapshots")), 150)),
         ("member folder", |data| fs::remove_dir_all(data.join("member")).expect("removed")),
+        // A new disk, and only the papers put back.
+        ("the store is gone", |data| {
+            fs::remove_dir_all(data.join("member")).expect("removed");
+            fs::remove_file(data.join("owner")).expect("removed");
+        }),
         ("member.toml", |data| flip(&data.join("member.toml"), 60)),
         ("member.toml", |data| fs::remove_file(data.join("member.toml")).expect("removed")),
+        ("guard file", |data| fs::remove_file(data.join("member/guard")).expect("removed")),
     ];
     let mut cluster = Cluster::start_with("named", 1, "fast", &["--store", "file"]);
     cluster.furnish();
@@ -91,6 +96,14 @@ fn damage_is_named_by_the_member_and_its_data_is_not_used() {
             member.kill();
         }
     }
+    // Put aside by hand, with its papers, it is an empty member, and not its former self with nothing in it.
+    let data = member.data_dir.display().to_string();
+    let retired = run("quorated", &["retire", "--data-dir", &data], &[]);
+    assert_eq!(retired.code, Some(0), "{retired:?}");
+    assert!(Path::new(retired.out.trim()).join("quarantined").is_file(), "{retired:?}");
+    member.start(&[]);
+    until_so("it is empty", || standing(member) == "MEMBER_STANDING_EMPTY");
+    member.kill();
     // Untouched it is what it was.
     member.data_dir = whole;
     member.start(&[]);
