@@ -6,27 +6,42 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cluster::Profile;
 use tests::sim::clock::{MS, SECOND};
+use tests::sim::coverage::Coverage;
 use tests::sim::deeds::Plan;
-use tests::sim::mutants;
-use tests::sim::run::{Outcome, run};
+use tests::sim::doubt::{self, Doubt};
+use tests::sim::run::{Outcome, failure, run};
+use tests::sim::shrink::shrink;
 use tests::sim::transcript::Transcript;
+use tests::sim::{mutants, regression};
 
 const USAGE: &str = "\
 usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-going]
-       cargo sim --seed K [--seconds T] [--trace] [--schedule]
+       cargo sim --seed K [--seconds T] [--trace] [--schedule] [--shrink]
+       cargo sim --plan FILE [--trace] [--schedule] [--shrink]
+       cargo sim --doubt [--hours H] [--profile fast|default|relaxed]
        cargo sim --mutants [--help]
 
   --seeds N      how many seeds (200)
   --from S       the first of them (1)
   --seconds T    simulated seconds of faults in each; healing and recovery come on top (60)
   --threads N    seeds at a time (as many as there are cores)
-  --keep-going   do not stop at the first seed that breaks a promise
+  --keep-going   do not stop at the first seed that breaks a promise, nor shrink it
   --seed K       one seed only
   --trace        its last 200 lines, whatever comes of it
+  --plan FILE    what such a file of tests/regressions describes
   --schedule     what is done to it and when
+  --shrink       makes it as short as it can while it breaks the same promise, and writes it to tests/regressions;
+                 done by itself for the first of many seeds that fails
+  --coverage     every step of the tables that was taken, with how often
+  --doubt        nothing breaks, everything stalls: how often is a healthy node fenced by mistake?
+  --hours H      so many simulated hours of it (24)
+  --profile P    under this lease profile (default)
   --mutants      whether each planted bug is found, and after how many seeds";
 
+/// Runs that may be spent on making a failing one short.
+const SHRINKING: usize = 1_000;
 /// So many seeds visit every transition; a run of as many that does not has lost some of its teeth.
 const COVERING: u64 = 500;
 
@@ -78,8 +93,14 @@ struct Options {
     threads: usize,
     keep_going: bool,
     seed: Option<u64>,
+    plan: Option<String>,
     trace: bool,
     schedule: bool,
+    shrink: bool,
+    coverage: bool,
+    doubt: bool,
+    hours: u64,
+    profile: Profile,
 }
 
 fn main() -> ExitCode {
@@ -94,9 +115,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match options.seed {
-        Some(seed) => one(seed, &options),
-        None => many(&options),
+    let length = options.seconds * SECOND;
+    match (&options.plan, options.seed) {
+        _ if options.doubt => doubt(&options),
+        (Some(file), _) => match std::fs::read_to_string(file)
+            .map_err(|error| error.to_string())
+            .and_then(|text| regression::read(&text))
+        {
+            Ok(plan) => one(&plan, &options),
+            Err(problem) => {
+                eprintln!("{file}: {problem}");
+                ExitCode::from(2)
+            }
+        },
+        (None, Some(seed)) => one(&Plan::random(seed, length), &options),
+        (None, None) => many(&options),
     }
 }
 
@@ -109,12 +142,19 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         threads,
         keep_going: false,
         seed: None,
+        plan: None,
         trace: false,
         schedule: false,
+        shrink: false,
+        coverage: false,
+        doubt: false,
+        hours: 24,
+        profile: Profile::Default,
     };
     while let Some(word) = words.next() {
+        let mut text = || words.next().ok_or(format!("{word} needs a word behind it"));
         let mut number = || -> Result<u64, String> {
-            let text = words.next().ok_or(format!("{word} needs a number"))?;
+            let text = text()?;
             text.parse().map_err(|_| format!("{word} needs a number, not {text:?}"))
         };
         match word.as_str() {
@@ -126,6 +166,16 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--keep-going" => options.keep_going = true,
             "--trace" => options.trace = true,
             "--schedule" => options.schedule = true,
+            "--shrink" => options.shrink = true,
+            "--coverage" => options.coverage = true,
+            "--doubt" => options.doubt = true,
+            "--hours" => options.hours = number()?,
+            "--plan" => options.plan = Some(text()?),
+            "--profile" => {
+                let name = text()?;
+                let named = |profile: &Profile| profile.name() == name;
+                options.profile = Profile::ALL.into_iter().find(named).ok_or(format!("{name} is no profile"))?;
+            }
             "--help" | "-h" => return Err("the simulator of Quorate".to_owned()),
             other => return Err(format!("{other} is not known")),
         }
@@ -133,29 +183,102 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     Ok(options)
 }
 
-fn one(seed: u64, options: &Options) -> ExitCode {
-    let plan = Plan::random(seed, options.seconds * SECOND);
+fn one(plan: &Plan, options: &Options) -> ExitCode {
+    let seed = plan.seed;
     if options.schedule {
         println!("{:?}", plan.layout);
         for timed in &plan.schedule {
             println!("{:>9.3} {}", timed.at as f64 / SECOND as f64, timed.deed);
         }
     }
-    let outcome = run(&plan, Transcript::traced());
+    let outcome = run(plan, Transcript::traced());
     if options.trace || outcome.violation.is_some() {
         outcome.trace.iter().for_each(|line| println!("{line}"));
     }
     let mut total = Total::default();
     total.add(&outcome);
-    total.print(Duration::ZERO);
+    total.print(Duration::ZERO, options.coverage);
     println!("trace hash {:016x}", outcome.counts.trace);
     match outcome.violation {
         Some(violation) => {
             println!("seed {seed}: {violation}");
+            if options.shrink {
+                shorter(plan);
+            }
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+/// Shrinks a failing run and writes it down where it is played again for ever.
+fn shorter(plan: &Plan) {
+    let Some(shrunk) = shrink(plan, SHRINKING, failure) else { return };
+    let Plan { seed, schedule, faults_until, .. } = &shrunk.plan;
+    let violation = run(&shrunk.plan, Transcript::default()).violation.map(|violation| violation.to_string());
+    let why = violation.unwrap_or_default();
+    let path = regression::folder().join(format!("{}-{seed}.txt", shrunk.failure.oracle.to_lowercase()));
+    println!(
+        "\nshrunk in {} runs from {} deeds in {} s to {} in {} s:",
+        shrunk.runs,
+        plan.schedule.len(),
+        plan.faults_until / SECOND,
+        schedule.len(),
+        faults_until / SECOND,
+    );
+    for timed in schedule {
+        println!("{:>9.3} {}", timed.at as f64 / SECOND as f64, timed.deed);
+    }
+    println!("{why}");
+    match std::fs::write(&path, regression::write(&shrunk.plan, &why)) {
+        Ok(()) => println!("written to {}: commit it with what mends it", path.display()),
+        Err(error) => println!("{} cannot be written: {error}", path.display()),
+    }
+}
+
+fn doubt(options: &Options) -> ExitCode {
+    let begun = Instant::now();
+    let next = AtomicU64::new(options.from);
+    let total = Mutex::new(Doubt::default());
+    let end = options.from + options.hours;
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let hour = doubt::hour(seed, options.profile);
+                    total.lock().expect("no hour panics while it adds up").add(hour);
+                }
+            });
+        }
+    });
+    let Doubt { simulated, stalls, fenced, latched, brakes, leaders, broken } =
+        total.into_inner().expect("no hour panics while it adds up");
+    println!(
+        "{} profile, {:.1} simulated hours of five nodes and three members, {stalls} stalls, in {:.1} s",
+        options.profile.name(),
+        hours(simulated),
+        begun.elapsed().as_secs_f64()
+    );
+    println!("healthy nodes fenced by mistake: {fenced}; guards fired: {latched}; brake tripped: {brakes}");
+    println!("changes of leader: {leaders}; {}", speed(simulated));
+    broken.iter().for_each(|what| println!("{what}"));
+    let well = broken.is_empty() && (options.profile != Profile::Default || fenced + latched == 0);
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn hours(simulated: u64) -> f64 {
+    simulated as f64 / doubt::HOUR as f64
+}
+
+/// By the processor's time of this whole process.
+fn speed(simulated: u64) -> String {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let used = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
+    format!("{:.2} simulated hours per second of processor time ({used:.1} s)", hours(simulated) / used)
 }
 
 fn many(options: &Options) -> ExitCode {
@@ -183,9 +306,9 @@ fn many(options: &Options) -> ExitCode {
         }
     });
     let total = total.into_inner().expect("no seed panics while it adds up");
-    total.print(begun.elapsed());
+    total.print(begun.elapsed(), options.coverage);
     let unseen = total.never_visited();
-    if options.seeds >= COVERING && !unseen.is_empty() {
+    if options.seeds >= COVERING && total.broken.is_empty() && !unseen.is_empty() {
         println!("never visited: {}", unseen.join(", "));
         return ExitCode::FAILURE;
     }
@@ -198,6 +321,7 @@ fn many(options: &Options) -> ExitCode {
         println!("\nthe last lines of seed {seed}:");
         let plan = Plan::random(*seed, options.seconds * SECOND);
         run(&plan, Transcript::traced()).trace.iter().for_each(|line| println!("{line}"));
+        shorter(&plan);
     }
     println!();
     for (seed, violation) in &total.broken {
@@ -216,6 +340,8 @@ struct Total {
     lost: u64,
     exposures: u64,
     answers: u64,
+    operations: u64,
+    coverage: Coverage,
     faults: BTreeMap<&'static str, u64>,
     events: BTreeMap<&'static str, u64>,
     transitions: BTreeMap<&'static str, u64>,
@@ -232,6 +358,8 @@ impl Total {
         self.lost += outcome.counts.lost;
         self.exposures += outcome.exposures;
         self.answers += outcome.answers as u64;
+        self.operations += outcome.operations as u64;
+        self.coverage.add(&outcome.counts.coverage);
         for (to, from) in [
             (&mut self.faults, &outcome.counts.faults),
             (&mut self.events, &outcome.events),
@@ -246,13 +374,15 @@ impl Total {
         }
     }
 
-    fn never_visited(&self) -> Vec<&'static str> {
+    fn never_visited(&self) -> Vec<String> {
         let seen = |step: &&&str| self.events.contains_key(**step) || self.transitions.contains_key(**step);
-        TABLES.iter().filter(|step| !seen(step)).copied().collect()
+        let marks = TABLES.iter().filter(|step| !seen(step)).map(|step| (*step).to_owned());
+        let steps = self.coverage.missing().into_iter().map(|(table, from, to)| format!("{table}: {from} to {to}"));
+        marks.chain(steps).collect()
     }
 
-    fn print(&self, took: Duration) {
-        let hours = self.simulated as f64 / (3_600 * SECOND) as f64;
+    fn print(&self, took: Duration, coverage: bool) {
+        let hours = hours(self.simulated);
         println!(
             "{} seeds, {hours:.1} simulated hours, {} happenings, {} messages lost, {} answers, in {:.1} s",
             self.seeds,
@@ -261,11 +391,20 @@ impl Total {
             self.answers,
             took.as_secs_f64()
         );
+        println!("{}", speed(self.simulated));
+        let Total { seeds, operations, .. } = self;
+        println!("{seeds} histories of {operations} operations judged for linearizability, reads through every member");
         list("faults", &self.faults);
         list("events", &self.events);
         list("transitions", &self.transitions);
         distribution("power cut to running elsewhere", &self.failovers);
         distribution("healed to well", &self.recoveries);
+        println!("steps of the tables taken: {}", self.coverage.steps().count());
+        if coverage {
+            for ((table, from, to), count) in self.coverage.steps() {
+                println!("  {table}: {from} to {to} {count}");
+            }
+        }
         println!("exposures of class F1 (a whole node stood still): {}", self.exposures);
         println!("broken promises: {}", self.broken.len());
     }

@@ -106,6 +106,13 @@ pub(super) fn linear(object: &str, operations: &[&Operation], budget: usize, ano
                 End::Answered { at, reply, .. } => Some((*at, reply)),
                 End::Unknown => None,
             },
+            claims: match &operation.end {
+                // A look at a revision comes after what was written there.
+                End::Answered { revision: Some(revision), .. } => {
+                    Some(2 * revision + u64::from(operation.call == Call::Look))
+                }
+                _ => None,
+            },
         })
         .collect();
     match check(&operands, budget) {

@@ -217,7 +217,12 @@ fn the_search_agrees_with_trying_every_order() {
             let operands: Vec<Operand<'_, Register>> = picked
                 .iter()
                 .zip(shape)
-                .map(|((call, reply), (begun, at))| Operand { call, begun, answer: at.map(|at| (at, reply)) })
+                .map(|((call, reply), (begun, at))| Operand {
+                    call,
+                    begun,
+                    answer: at.map(|at| (at, reply)),
+                    claims: None,
+                })
                 .collect();
             let holds = check(&operands, BUDGET) == Verdict::Linearizable;
             assert_eq!(holds, some_order(&operands, 0, 0), "{picked:?} in {shape:?}");
@@ -268,4 +273,35 @@ fn a_thousand_operations_are_judged_and_one_wrong_answer_among_them_is_found() {
     };
     view.annotations.insert("k".to_owned(), "w3".to_owned());
     operations(&history, &[Rule::Linearizable]);
+}
+
+/// Forty writes that were all under way at once have more orders than anybody can try; what their answers claim is tried
+/// first, and a wrong claim changes no verdict.
+#[test]
+fn what_answers_claim_is_tried_and_not_believed() {
+    let call: Vec<RegisterCall> = (1..=40).map(RegisterCall::Write).collect();
+    let written = RegisterReply::Written;
+    let forty = |claims: fn(u64) -> u64| {
+        (1..).zip(&call).map(move |(number, call)| Operand::<Register> {
+            call,
+            begun: number,
+            answer: Some((100, &RegisterReply::Written)),
+            claims: Some(claims(number)),
+        })
+    };
+    let read = |reply| Operand { call: &RegisterCall::Read, begun: 200, answer: Some((201, reply)), claims: Some(900) };
+    let (one, never) = (RegisterReply::Value(1), RegisterReply::Value(77));
+    let backwards: Vec<_> = forty(|number| 500 - number).chain([read(&one)]).collect();
+    assert_eq!(check(&backwards, BUDGET), Verdict::Linearizable);
+    assert_ne!(
+        check(&forty(|number| 500 - number).chain([read(&never)]).collect::<Vec<_>>(), 20_000),
+        Verdict::Linearizable
+    );
+    // A claim against time is no order, and the search finds the right one.
+    let call = RegisterCall::Write(5);
+    let early = [
+        Operand::<Register> { call: &call, begun: 1, answer: Some((2, &written)), claims: Some(9) },
+        Operand { call: &RegisterCall::Read, begun: 3, answer: Some((4, &RegisterReply::Value(5))), claims: Some(1) },
+    ];
+    assert_eq!(check(&early, BUDGET), Verdict::Linearizable);
 }

@@ -51,7 +51,24 @@ impl World {
                 }
                 asleep
             }
+            Deed::StopClock(site) => {
+                let stopped = self.freeze(site);
+                if stopped && let Some(machine) = self.machines.get_mut(&site) {
+                    machine.clock_stopped = true;
+                    let member = machine.member;
+                    self.cannot_notice(member);
+                }
+                stopped
+            }
             Deed::Thaw(site) => self.thaw(site),
+            Deed::Wall { at, ms } => match self.machines.get_mut(&at) {
+                Some(machine) => {
+                    machine.wall_ms += ms;
+                    machine.wall_jumped = true;
+                    true
+                }
+                None => false,
+            },
             Deed::Cut(from, to) => self.cut(&[(from, to)]),
             Deed::Mend(from, to) => {
                 self.net.mend(from, to);
@@ -145,6 +162,16 @@ impl World {
                 member.disk.mem.fail_sync();
                 member.process.is_some()
             }),
+            Deed::FullDisk { at, length } => self.lives_on(at).is_some_and(|id| {
+                let until = self.now + length;
+                self.members.get_mut(&id).expect("it lives there").disk.full(until);
+                true
+            }),
+            Deed::BreakSnapshots { at, length } => self.lives_on(at).is_some_and(|id| {
+                let until = self.now + length;
+                self.members.get_mut(&id).expect("it lives there").snapshots_break_until = until;
+                true
+            }),
             Deed::WipeDisk(at) => self.damage(at, |member, _| member.disk.wipe()),
             Deed::RotDisk { at, place } => self.damage(at, |member, _| member.disk.rot(place)),
             Deed::Rate { at, ppm } => {
@@ -167,6 +194,11 @@ impl World {
             Deed::FailStarts { at, length } => self.node_at_site(at).is_some_and(|id| {
                 let until = self.now + length;
                 self.nodes.get_mut(&id).expect("it is there").fail_starts_until = until;
+                true
+            }),
+            Deed::LyingStarts { at, length } => self.node_at_site(at).is_some_and(|id| {
+                let until = self.now + length;
+                self.nodes.get_mut(&id).expect("it is there").lying_until = until;
                 true
             }),
             Deed::Exit { at, code } => self.powered(at) && self.exit_one(at, code),
@@ -199,6 +231,8 @@ impl World {
             }),
             Deed::ConfirmDown(at) => self.confirm_down(at),
             Deed::Replay(at) => self.node_at_site(at).is_some_and(|id| self.replay(id)),
+            Deed::Clone(at) => self.node_at_site(at).is_some_and(|id| self.clone_speaks(id)),
+            Deed::Echo(at) => self.node_at_site(at).is_some_and(|id| self.echoes(id)),
             Deed::Ask { client, ref ask } => self.ask(client.min(self.layout.clients), ask),
         }
     }
@@ -241,6 +275,8 @@ impl World {
         }
         machine.frozen_since = None;
         machine.suspended = false;
+        machine.clock_stopped = false;
+        machine.blind_until = 0;
         machine.thawed_at = None;
         let (member, node) = (machine.member, machine.node);
         let waiting = std::mem::take(&mut machine.waiting);
@@ -295,6 +331,12 @@ impl World {
         let Some(since) = machine.frozen_since.take() else { return false };
         machine.thawed_at = Some(now);
         let member = machine.member;
+        if std::mem::replace(&mut machine.clock_stopped, false) {
+            machine.clock.stood_still(now - since);
+            // Its lease goes on as if nothing had been: F1 does not cover that, and says so.
+            let terms = self.newest.settings().terms;
+            machine.blind_until = now + 2 * (terms.lease.0 + machine.after_lease.0);
+        }
         if std::mem::replace(&mut machine.suspended, false) {
             machine.clock.slept(now - since);
         }
@@ -421,10 +463,13 @@ impl World {
                 node.fail_starts_until = 0;
                 node.slow_stops = (0, 0);
                 node.hung_until = 0;
+                node.lying_until = 0;
             }
         }
         for member in self.members.values_mut() {
             member.crash = None;
+            member.snapshots_break_until = 0;
+            member.disk.full(0);
         }
         let left: Vec<NodeId> = self.nodes.values().filter(|node| node.left).map(|node| node.id).collect();
         for id in left {
@@ -498,6 +543,13 @@ impl Deed {
             Deed::PowerOff(_) => "power off",
             Deed::PowerOn(_) => "power on",
             Deed::Freeze(_) => "freeze",
+            Deed::StopClock(_) => "stop clock",
+            Deed::Wall { .. } => "wall clock",
+            Deed::FullDisk { .. } => "full disk",
+            Deed::BreakSnapshots { .. } => "break snapshots",
+            Deed::LyingStarts { .. } => "lying starts",
+            Deed::Clone(_) => "clone",
+            Deed::Echo(_) => "echo",
             Deed::Thaw(_) => "thaw",
             Deed::Cut(..) => "cut",
             Deed::Mend(..) => "mend",

@@ -391,6 +391,14 @@ impl World {
     }
 
     fn up_the_session(&mut self, id: NodeId, message: ToLeader) {
+        let kind = match &message {
+            ToLeader::Register(_) => Some(0),
+            ToLeader::Ended { .. } => Some(1),
+            _ => None,
+        };
+        if let (Some(kind), Some(node)) = (kind, self.nodes.get_mut(&id)) {
+            node.said.insert(kind, message.clone());
+        }
         let node = &self.nodes[&id];
         let Some(link) = node.agent.as_ref().and_then(|process| process.session) else { return };
         let Some(session) = self.sessions.get(&link).filter(|session| !session.broken) else { return };
@@ -472,6 +480,17 @@ impl World {
         {
             return machine.waiting.push(Happening::SessionEnds { link, end });
         }
+        let held = self.members.get_mut(&member).filter(|it| it.life == member_life);
+        if end == End::Member
+            && let Some(held) = held
+        {
+            if held.paused {
+                return held.waiting.push(Happening::SessionEnds { link, end });
+            }
+            if let Some(machine) = self.machines.get_mut(&held.site).filter(|it| it.frozen_since.is_some()) {
+                return machine.waiting.push(Happening::SessionEnds { link, end });
+            }
+        }
         self.counts.handled += 1;
         match end {
             End::Agent => session.ended.0 = true,
@@ -541,6 +560,7 @@ impl World {
         };
         let was_latched = guard.slot().latched;
         let effects = guard.handle(now, input);
+        self.counts.coverage.slot(&node.slot, &guard.slot());
         node.slot = guard.slot();
         if !was_latched && node.slot.latched {
             let incarnation = node.slot.incarnation;
@@ -643,6 +663,7 @@ impl World {
                     return;
                 };
                 work.phase = WorkPhase::Alive;
+                let lies = now < node.lying_until;
                 let Work { incarnation, policy, .. } = *work;
                 let boot = self.machines[&site].boot;
                 let runner = Runner { site, node: id, boot, incarnation, epoch, policy, since: now };
@@ -650,7 +671,11 @@ impl World {
                 let machines = &self.machines;
                 self.checks.begins(now, container, runner, |site| machines[&site].standing(now));
                 self.note_run(id, container, epoch, "runs");
-                self.after(MS, tell(container, epoch, Happened::Started));
+                let said = match lies {
+                    true => Happened::StartFailed { reason: "so says the runtime".into() },
+                    false => Happened::Started,
+                };
+                self.after(MS, tell(container, epoch, said));
             }
             Act::End { container, epoch } => {
                 let Some(work) = node.works.get_mut(&(container, epoch)) else { return };

@@ -51,6 +51,8 @@ pub struct Standing {
     /// The whole node stands still, or agent and guard both do, or did until a moment ago: what the class F1 does not
     /// cover and says so.
     pub exposed: bool,
+    /// Its clocks stood still of late, or do: the node cannot know, and its time is no measure.
+    pub blind: bool,
 }
 
 /// An entry as god saw it applied first.
@@ -267,6 +269,11 @@ impl Checks {
         }
     }
 
+    /// Terms in which somebody led.
+    pub fn terms_led(&self) -> usize {
+        self.leaders.len()
+    }
+
     /// A committed prefix never changes; watches have no gap; epochs rise; receipts come after the real end.
     /// `entry`: term, checksum and request of the entry as it stands in the member's log.
     pub fn applied(
@@ -367,7 +374,7 @@ impl Checks {
         if let (Proof::LeaseOver { .. }, Some((end, terms)), Some((_, standing))) = (proof, end, same_boot) {
             let now = standing.clock.lease(god);
             let over = end + terms.kill + terms.margin;
-            if now < over {
+            if now < over && !standing.blind {
                 let early = over.since(now);
                 self.violate(
                     god,

@@ -62,6 +62,11 @@ impl Clock {
         self.slept += (u128::from(length) * self.speed() / 1_000_000) as u64;
     }
 
+    /// Nothing on the machine happened for `length` of god's time until now, and no clock of it went on.
+    pub fn stood_still(&mut self, length: u64) {
+        self.since += length;
+    }
+
     fn speed(&self) -> u128 {
         (1_000_000 + self.rate_ppm) as u128
     }

@@ -59,7 +59,14 @@ pub enum Deed {
     Freeze(Site),
     /// Likewise, and the clock that does not count suspend does not count it.
     Suspend(Site),
+    /// Likewise, and no clock counts it: what a hypervisor does to a machine. Outside what F1 promises for a node.
+    StopClock(Site),
     Thaw(Site),
+    /// The wall clock jumps by so many milliseconds.
+    Wall {
+        at: Site,
+        ms: i64,
+    },
     /// Nothing gets from the first to the second.
     Cut(Site, Site),
     Mend(Site, Site),
@@ -107,6 +114,16 @@ pub enum Deed {
         length: u64,
     },
     FailSync(Site),
+    /// No room for anything more, for a while.
+    FullDisk {
+        at: Site,
+        length: u64,
+    },
+    /// For a while snapshots that leave this member break off midway, or arrive with a bit flipped.
+    BreakSnapshots {
+        at: Site,
+        length: u64,
+    },
     /// The member's folder is empty at its next start, under the same id.
     WipeDisk(Site),
     /// One bit of what is stored flips; noticed at the next start.
@@ -135,6 +152,11 @@ pub enum Deed {
         at: Site,
         length: u64,
     },
+    /// The runtime says that starts failed which did not.
+    LyingStarts {
+        at: Site,
+        length: u64,
+    },
     /// The first task of some container there ends by itself.
     Exit {
         at: Site,
@@ -150,6 +172,10 @@ pub enum Deed {
     ConfirmDown(Site),
     /// The first desired set its incarnation was ever sent arrives there once more.
     Replay(Site),
+    /// A machine made from a copy of this node's disk speaks to the members, once.
+    Clone(Site),
+    /// The node's last registration and farewell reach the leader once more.
+    Echo(Site),
     Ask {
         client: u32,
         ask: Ask,
@@ -250,6 +276,7 @@ struct Swarm {
     terms: bool,
     graceful: bool,
     switch: bool,
+    clones: bool,
 }
 
 impl Plan {
@@ -289,9 +316,10 @@ impl Swarm {
             leadership: on(3),
             membership: on(5),
             operators: on(2),
-            terms: on(6),
+            terms: on(4),
             graceful: on(5),
             switch: on(6),
+            clones: on(8),
         }
     }
 }
@@ -404,6 +432,8 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
                 add(at + if chance.one_in(3) { long } else { short }, Deed::Thaw(site));
             }
             Kind::Cut => {
+                // Now and then longer than a leader may go without hearing a node that others hear.
+                let long = if chance.one_in(3) { 2 * long } else { long };
                 add(at, Deed::Cut(site, other));
                 add(at + long, Deed::Mend(site, other));
             }
@@ -433,6 +463,42 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
                 add(at + long, Deed::Mend(site, other));
             }
             Kind::Reset => add(at, Deed::ResetStreams(site)),
+            Kind::StopClock => {
+                add(at, Deed::StopClock(site));
+                add(at + if chance.one_in(3) { long } else { short }, Deed::Thaw(site));
+            }
+            Kind::Wall => add(at, Deed::Wall { at: site, ms: chance.below(7_200_001) as i64 - 3_600_000 }),
+            Kind::FullDisk => add(at, Deed::FullDisk { at: member, length: long }),
+            Kind::Snapshots => {
+                // Somebody falls behind, and what would bring him back is slow, breaks off, or is wrong.
+                let from = *chance.pick(&members);
+                add(at, Deed::KillMember { at: member, down: long });
+                add(at, Deed::BreakSnapshots { at: from, length: 2 * long });
+                add(at + long, Deed::Slow(from, member, short));
+                add(at + 2 * long, Deed::Mend(from, member));
+            }
+            Kind::LyingStarts => add(at, Deed::LyingStarts { at: node, length: long }),
+            Kind::Clone => {
+                for beat in 0..chance.within(1..=12) {
+                    add(at + beat * short / 2, Deed::Clone(node));
+                }
+            }
+            Kind::Echo => {
+                add(at, Deed::Echo(node));
+                add(at + short, Deed::Echo(node));
+            }
+            Kind::Divided => {
+                // The membership changes, and falls apart while it does.
+                add(at, Deed::RemoveMember(member));
+                for other in sites.iter().filter(|other| **other != site) {
+                    let after = chance.below(SECOND);
+                    if chance.one_in(2) {
+                        add(at + after, Deed::Cut(site, *other));
+                        add(at + after, Deed::Cut(*other, site));
+                    }
+                }
+                add(at + long, Deed::Rejoin(site));
+            }
             Kind::KillMember => add(at, Deed::KillMember { at: member, down: short }),
             Kind::Amnesia => {
                 // Most members forget whom they have acknowledged, just when a node falls silent.
@@ -475,7 +541,22 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
             Kind::SlowStops => add(at, Deed::SlowStops { at: node, length: long, stop: long }),
             Kind::HangKills => add(at, Deed::HangKills { at: node, length: 2 * long }),
             Kind::FailStarts => add(at, Deed::FailStarts { at: node, length: short }),
+            Kind::Exit if chance.one_in(4) => {
+                // It ends while nobody leads, and its agent ends before anybody could be told.
+                for member in &members {
+                    add(at, Deed::KillMember { at: *member, down: 2 * SECOND });
+                }
+                add(at + 200 * MS, Deed::Exit { at: node, code: 1 });
+                add(at + 600 * MS, Deed::KillAgent { at: node, down: 100 * MS });
+            }
             Kind::Exit => add(at, Deed::Exit { at: node, code: chance.below(3) as i32 }),
+            Kind::Transfer if chance.one_in(3) => {
+                // To somebody who will not take it, while there is something to decide.
+                add(at, Deed::Exit { at: node, code: 1 });
+                add(at + 60 * MS, Deed::PauseMember(member));
+                add(at + 61 * MS, Deed::TransferLeader(Some(member)));
+                add(at + 61 * MS + short, Deed::ResumeMember(member));
+            }
             Kind::Transfer => add(at, Deed::TransferLeader(chance.one_in(2).then_some(member))),
             Kind::Membership => {
                 add(at, Deed::RemoveMember(member));
@@ -521,10 +602,18 @@ enum Kind {
     Transfer,
     Membership,
     Leave,
+    StopClock,
+    Wall,
+    FullDisk,
+    Snapshots,
+    LyingStarts,
+    Clone,
+    Echo,
+    Divided,
 }
 
 impl Kind {
-    const ALL: [Kind; 29] = [
+    const ALL: [Kind; 37] = [
         Kind::Power,
         Kind::Freeze,
         Kind::Cut,
@@ -554,23 +643,32 @@ impl Kind {
         Kind::Transfer,
         Kind::Membership,
         Kind::Leave,
+        Kind::StopClock,
+        Kind::Wall,
+        Kind::FullDisk,
+        Kind::Snapshots,
+        Kind::LyingStarts,
+        Kind::Clone,
+        Kind::Echo,
+        Kind::Divided,
     ];
 
     fn is_on(self, swarm: &Swarm) -> bool {
         match self {
             Kind::Power => swarm.power,
-            Kind::Freeze => swarm.freeze,
+            Kind::Freeze | Kind::StopClock => swarm.freeze,
             Kind::Cut | Kind::Isolate | Kind::Flap | Kind::Split => swarm.cuts,
-            Kind::Slow | Kind::Reset | Kind::Replay => swarm.slow,
+            Kind::Slow | Kind::Reset | Kind::Replay | Kind::Echo => swarm.slow,
+            Kind::Clone => swarm.clones,
             Kind::KillMember | Kind::Amnesia | Kind::PauseMember => swarm.members,
             Kind::CrashPoint => swarm.crash_points,
             Kind::KillAgent | Kind::PauseAgent | Kind::KillGuard | Kind::KillNode => swarm.agents,
-            Kind::StallDisk | Kind::FailSync => swarm.disks,
+            Kind::StallDisk | Kind::FailSync | Kind::FullDisk | Kind::Snapshots => swarm.disks,
             Kind::Wipe | Kind::Rot => swarm.damage,
-            Kind::Rate => swarm.clocks,
-            Kind::SlowStops | Kind::HangKills | Kind::FailStarts | Kind::Exit => swarm.runtime,
+            Kind::Rate | Kind::Wall => swarm.clocks,
+            Kind::SlowStops | Kind::HangKills | Kind::FailStarts | Kind::LyingStarts | Kind::Exit => swarm.runtime,
             Kind::Transfer => swarm.leadership,
-            Kind::Membership => swarm.membership,
+            Kind::Membership | Kind::Divided => swarm.membership,
             Kind::Leave => swarm.graceful,
         }
     }
@@ -639,6 +737,9 @@ impl Deed {
             | Deed::KillNode { down: length, .. }
             | Deed::StallDisk { length, .. }
             | Deed::FailStarts { length, .. }
+            | Deed::LyingStarts { length, .. }
+            | Deed::FullDisk { length, .. }
+            | Deed::BreakSnapshots { length, .. }
             | Deed::HangKills { length, .. } => vec![length],
             Deed::SlowStops { length, stop, .. } => vec![length, stop],
             _ => Vec::new(),
@@ -660,7 +761,9 @@ impl fmt::Display for Deed {
             Deed::PowerOn(site) => write!(f, "{site} gets power"),
             Deed::Freeze(site) => write!(f, "{site} stands still"),
             Deed::Suspend(site) => write!(f, "{site} is suspended"),
+            Deed::StopClock(site) => write!(f, "{site} stands still, and its clocks"),
             Deed::Thaw(site) => write!(f, "{site} goes on"),
+            Deed::Wall { at, ms } => write!(f, "wall clock of {at} jumps by {ms:+} ms"),
             Deed::Cut(from, to) => write!(f, "nothing gets from {from} to {to}"),
             Deed::Mend(from, to) => write!(f, "link from {from} to {to} is well"),
             Deed::Isolate(site) => write!(f, "{site} is cut off"),
@@ -681,12 +784,15 @@ impl fmt::Display for Deed {
             Deed::KillNode { at, .. } => write!(f, "agent and guard on {at} are killed"),
             Deed::StallDisk { at, length } => write!(f, "disk of {at} stalls for {}", seconds(length)),
             Deed::FailSync(site) => write!(f, "next sync on {site} fails"),
+            Deed::FullDisk { at, length } => write!(f, "disk of {at} is full for {}", seconds(length)),
+            Deed::BreakSnapshots { at, length } => write!(f, "snapshots from {at} break for {}", seconds(length)),
             Deed::WipeDisk(site) => write!(f, "member on {site} loses its disk"),
             Deed::RotDisk { at, .. } => write!(f, "a bit flips on the disk of {at}"),
             Deed::Rate { at, ppm } => write!(f, "clock of {at} runs at {ppm:+} ppm"),
             Deed::SlowStops { at, stop, .. } => write!(f, "stops on {at} take {}", seconds(stop)),
             Deed::HangKills { at, length } => write!(f, "no kill works on {at} for {}", seconds(length)),
             Deed::FailStarts { at, length } => write!(f, "starts on {at} fail for {}", seconds(length)),
+            Deed::LyingStarts { at, length } => write!(f, "starts on {at} are said to fail for {}", seconds(length)),
             Deed::Exit { at, code } => write!(f, "a container on {at} exits with {code}"),
             Deed::TransferLeader(Some(site)) => write!(f, "leadership is to move to {site}"),
             Deed::TransferLeader(None) => f.write_str("leadership is to move"),
@@ -695,6 +801,8 @@ impl fmt::Display for Deed {
             Deed::Leave(site) => write!(f, "node on {site} leaves"),
             Deed::ConfirmDown(site) => write!(f, "operator confirms that {site} is off"),
             Deed::Replay(site) => write!(f, "an old desired set arrives on {site} once more"),
+            Deed::Clone(site) => write!(f, "a clone of the node on {site} speaks"),
+            Deed::Echo(site) => write!(f, "old words of the node on {site} arrive once more"),
             Deed::Ask { client, ask } => write!(f, "client {client} asks: {ask}"),
         }
     }

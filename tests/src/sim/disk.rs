@@ -30,6 +30,8 @@ pub struct Disk {
     busy_until: God,
     /// Nothing becomes durable before.
     stalled_until: God,
+    /// No room before.
+    full_until: God,
     /// Snapshots that arrived and are not adopted yet, by their place in the log.
     arrived: BTreeMap<u64, (SnapshotMeta, Vec<u8>)>,
     chance: Chance,
@@ -46,7 +48,7 @@ impl Disk {
             let group = record::Group { hard_state, restored: Some(meta.point()), entries: Vec::new() };
             mem.append_group(&group).expect("a log begins behind its snapshot");
         }
-        Disk { mem, speed, busy_until: 0, stalled_until: 0, arrived: BTreeMap::new(), chance }
+        Disk { mem, speed, busy_until: 0, stalled_until: 0, full_until: 0, arrived: BTreeMap::new(), chance }
     }
 
     pub fn load(&mut self) -> Result<Option<Loaded>, StoreError> {
@@ -65,6 +67,7 @@ impl Disk {
 
     /// Queues the write. Gives the number of its group and when it will be durable.
     pub fn write(&mut self, now: God, write: &Write) -> Result<(u64, God), StoreError> {
+        self.mem.limit_bytes((now < self.full_until).then_some(0));
         if let Some(meta) = &write.snapshot {
             let body = self.arrived.remove(&meta.index).filter(|(arrived, _)| arrived == meta);
             let (meta, body) = body.ok_or(record::Refused::NotStaged { index: meta.index })?;
@@ -94,6 +97,12 @@ impl Disk {
         self.mem.compact(through)
     }
 
+    /// There is no room for anything until then.
+    pub fn full(&mut self, until: God) {
+        self.full_until = until;
+        self.mem.limit_bytes((until > 0).then_some(0));
+    }
+
     pub fn stall(&mut self, until: God) {
         self.stalled_until = self.stalled_until.max(until);
     }
@@ -120,6 +129,11 @@ impl Disk {
         self.busy_until = 0;
     }
 
+    /// Nothing of a store is on it.
+    pub fn is_empty(&self) -> bool {
+        [Part::Log, Part::Guard, Part::Snapshot].iter().all(|part| self.mem.part_bytes(*part) == 0)
+    }
+
     /// Everything on it is gone.
     pub fn wipe(&mut self) {
         self.crash(Crash::Lost);
@@ -128,8 +142,12 @@ impl Disk {
         }
     }
 
-    /// One bit of the log or of the snapshot is flipped; of the log if there is no snapshot.
+    /// One bit of the log or of the snapshot is flipped; of the log if there is no snapshot. Or the log loses its end.
     pub fn rot(&mut self, place: u64) {
+        if place % 4 == 1 {
+            let bytes = self.mem.part_bytes(Part::Log);
+            return self.mem.truncate(Part::Log, bytes.saturating_sub((place >> 8) as usize % 2_000));
+        }
         let part =
             if place.is_multiple_of(3) && self.mem.part_bytes(Part::Snapshot) > 0 { Part::Snapshot } else { Part::Log };
         let bytes = self.mem.part_bytes(part) as u64;

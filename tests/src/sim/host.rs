@@ -28,6 +28,13 @@ pub struct Machine {
     /// What stands still is suspended: one of its clocks does not count that.
     pub suspended: bool,
     pub thawed_at: Option<God>,
+    /// What stands still has no clock either.
+    pub clock_stopped: bool,
+    /// Until then its clocks may deceive it about leases.
+    pub blind_until: God,
+    /// What its wall clock is off by.
+    pub wall_ms: i64,
+    pub wall_jumped: bool,
     /// What arrived while everything stood still.
     pub waiting: Vec<Happening>,
     pub member: Option<MemberId>,
@@ -40,7 +47,11 @@ impl Machine {
     pub fn standing(&self, god: God) -> Standing {
         let grace = self.after_lease.0 + 100 * MS;
         let just_thawed = self.thawed_at.is_some_and(|at| god.saturating_sub(at) <= grace);
-        Standing { clock: self.clock, exposed: self.frozen_since.is_some() || just_thawed }
+        Standing {
+            clock: self.clock,
+            exposed: self.frozen_since.is_some() || just_thawed || god < self.blind_until,
+            blind: self.clock_stopped || god < self.blind_until,
+        }
     }
 
     pub fn lives(&self) -> bool {
@@ -65,6 +76,8 @@ pub struct Member {
     pub damaged: bool,
     /// What its log holds, as written: for the oracles.
     pub mirror: Mirror,
+    /// Until then what it sends of snapshots breaks off or is wrong.
+    pub snapshots_break_until: God,
     /// Dies at this point when the count gets to zero; with the machine if the flag says so.
     pub crash: Option<(CrashPoint, u32, bool)>,
 }
@@ -145,6 +158,10 @@ pub struct Node {
     pub slow_stops: (God, u64),
     /// Until then no kill works: tasks wait in the kernel.
     pub hung_until: God,
+    /// Until then the runtime says that what it started failed.
+    pub lying_until: God,
+    /// The last registration and the last farewell, by kind.
+    pub said: BTreeMap<u8, cluster::agent::ToLeader>,
 }
 
 pub struct AgentProcess {

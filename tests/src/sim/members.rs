@@ -39,8 +39,16 @@ impl World {
         let first = life == 0 && now < SECOND;
         member.life += 1;
         member.mirror = Mirror::default();
+        let (durable, emptied) = (member.disk.mem.durable_group(), member.disk.is_empty());
         let start = match load(member) {
-            Ok(start) => start,
+            Ok(start) => {
+                let loaded = member.disk.mem.durable_group();
+                if loaded < durable && !emptied {
+                    let what = format!("{id} starts from group {loaded}, and {durable} was durable");
+                    self.checks.violate(now, "DamageNoticed", what);
+                }
+                start
+            }
             Err(error) => {
                 member.retired = Some(error.clone());
                 self.say_member(id, || format!("does not start: {error}"));
@@ -140,7 +148,7 @@ impl World {
         match what {
             ToMember::Tick => {
                 let clock = self.machines[&self.member_site(id)].clock;
-                let (monotonic, wall) = (clock.monotonic(self.now), self.wall());
+                let (monotonic, wall) = (clock.monotonic(self.now), self.wall_at(self.member_site(id)));
                 let idle = self.process(id).is_some_and(|process| !process.turn_due);
                 self.hand(id, Input::Tick { monotonic, wall });
                 let every = self.process(id).map(|process| process.replica.tick_every()).unwrap_or_default();
@@ -368,6 +376,7 @@ impl World {
             for violation in cluster::invariants::check_step(&self.newest, state) {
                 self.checks.violate(now, "State", violation.to_string());
             }
+            self.counts.coverage.states(&self.newest, state);
             self.newest = state.clone();
         }
     }
@@ -429,6 +438,7 @@ impl World {
                     let refuses = self.refuses(id, reply.echo.node, reply.echo.incarnation);
                     self.checks.acknowledged(now, id, &reply.echo, identity, refuses);
                     self.heard(id, reply.echo.node);
+                    self.judge_identity(id, identity.index);
                 }
                 let (node, life) = heartbeat_link_of(link);
                 let (from, to) = (self.member_site(id), self.node_site(node));
@@ -476,7 +486,7 @@ impl World {
                 self.histories.watches_from(id, revision);
             }
             Effect::Plan { state, observed } => {
-                let plan = Box::new(cluster::planner::plan(&state, &observed, self.wall()));
+                let plan = Box::new(cluster::planner::plan(&state, &observed, self.wall_at(self.member_site(id))));
                 let took = self.jitter(2 * MS);
                 let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
                 self.after(took, Happening::Member { member: id, life, what: ToMember::Planned { plan } });
@@ -564,8 +574,17 @@ impl World {
             let what = ToMember::SnapshotSent { peer: to, taken: false };
             return self.after(20 * MS, Happening::Member { member: id, life, what });
         };
-        let mail = Mail::Snapshot(Box::new(Shipment { from: id, from_life: life, message, meta, body }));
         let took = delay + self.jitter(30 * MS);
+        let mut body = body;
+        if self.members.get(&id).is_some_and(|member| self.now < member.snapshots_break_until) {
+            if self.chance.one_in(2) {
+                let what = ToMember::SnapshotSent { peer: to, taken: false };
+                return self.after(took / 2, Happening::Member { member: id, life, what });
+            }
+            let byte = self.chance.below(body.len() as u64) as usize;
+            body[byte] ^= 1 << self.chance.below(8);
+        }
+        let mail = Mail::Snapshot(Box::new(Shipment { from: id, from_life: life, message, meta, body }));
         self.after(took, Happening::Mail { member: to, mail });
     }
 

@@ -114,6 +114,7 @@ impl World {
             && of.lease == terms.lease
             && machine.powered
             && machine.boot == boot
+            && !machine.standing(now).blind
         {
             let (reads, slack) = (machine.clock.lease(now), Span(of.lease.0 / 50));
             if reads + slack < end {
@@ -303,6 +304,18 @@ impl World {
         }
     }
 
+    /// *(b8)*: an acknowledgement never names a membership older than the one its member stands on.
+    pub(crate) fn judge_identity(&mut self, member: MemberId, index: u64) {
+        let state = self.process(member).and_then(|process| process.replica.state());
+        let stands = state.map_or(0, |state| state.membership().index);
+        // What was applied in this very turn came after the acknowledgement.
+        let shown = self.process(member).and_then(|process| process.shown).map_or(0, |(revision, _)| revision.0);
+        if index < stands && stands <= shown {
+            let what = format!("{member} acknowledges under the membership of entry {index}, it stands on {stands}");
+            self.breaks("OneMembership", what);
+        }
+    }
+
     /// *(a1)*: what is applied is known as committed wherever anything is written.
     pub(crate) fn judge_write(&mut self, member: MemberId, commit: u64) {
         let applied = self.process(member).and_then(|process| process.replica.state()).map_or(0, |it| it.revision().0);
@@ -346,6 +359,11 @@ impl World {
         }
     }
 
+    /// It stands still, and its own clocks hide it: nobody can be asked to notice.
+    pub(crate) fn cannot_notice(&mut self, member: Option<MemberId>) {
+        self.rules.still.retain(|still, _| Some(*still) != member);
+    }
+
     pub(crate) fn goes_on(&mut self, member: Option<MemberId>) {
         if let Some(member) = member
             && let Some(since) = self.rules.still.remove(&member)
@@ -357,6 +375,10 @@ impl World {
     /// *(a2)*: time a leader slept through is no node's silence.
     pub(crate) fn judge_suspects(&mut self, member: MemberId) {
         let Some((since, until)) = self.rules.stood_still.get(&member).copied() else { return };
+        // What it says of time is by its wall clock.
+        if self.machines[&self.member_site(member)].wall_jumped {
+            return;
+        }
         let facts = self.newest.nodes().filter_map(|node| node.facts.as_ref()).map(|facts| facts.terms);
         let terms = facts
             .fold(self.newest.settings().terms, |least, terms| if terms.lease < least.lease { terms } else { least });
@@ -372,7 +394,9 @@ impl World {
         let blamed = status.transitions.iter().find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 >= woke);
         if let Some(seen) = blamed {
             let node = seen.node;
-            self.breaks("NoBlame", format!("{member} stood still and suspects {node} for it"));
+            let (from, to, at) = (since / MS, until / MS, seen.at.0 - woke);
+            let what = format!("{member} stood still from {from} to {to} ms and suspects {node} {at} ms after it");
+            self.breaks("NoBlame", what);
         }
     }
 
@@ -396,7 +420,7 @@ impl World {
         let Some(leader) = self.leader() else { return };
         let now = self.now;
         let lease = self.newest.settings().terms.lease;
-        let long = 2 * lease.0 + 3 * SECOND;
+        let long = 2 * lease.0 + 8 * SECOND;
         let led = self.rules.led_since(leader, now);
         if now - led < long || self.rules.still.contains_key(&leader) {
             return;

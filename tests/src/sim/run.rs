@@ -32,6 +32,8 @@ pub struct Outcome {
     pub counts: Counts,
     pub events: BTreeMap<&'static str, u64>,
     pub exposures: u64,
+    /// Terms in which somebody led.
+    pub leaders: u64,
     pub answers: usize,
     /// Of clients, judged for linearizability.
     pub operations: usize,
@@ -102,6 +104,7 @@ fn finish(seed: u64, world: World, recovery: Option<u64>) -> Outcome {
         answers: checks.answers(),
         operations: 0,
         exposures: checks.exposures,
+        leaders: checks.terms_led() as u64,
         events: checks.events,
         violation: checks.first,
         trace: transcript.trace().cloned().collect(),

@@ -21,6 +21,7 @@ use crate::sim::chance::Chance;
 use crate::sim::checks::Checks;
 use crate::sim::clients::{Client, Operator};
 use crate::sim::clock::{Clock, God, MS, SECOND};
+use crate::sim::coverage::Coverage;
 use crate::sim::deeds::{Layout, Plan};
 use crate::sim::disk::Disk;
 use crate::sim::histories::Histories;
@@ -86,6 +87,7 @@ pub struct Counts {
     /// Silence to the first start elsewhere, in nanoseconds; one a container moved by failover.
     pub failovers: Vec<u64>,
     pub transitions: BTreeMap<&'static str, u64>,
+    pub coverage: Coverage,
 }
 
 impl Counts {
@@ -371,6 +373,10 @@ impl World {
                 frozen_since: None,
                 suspended: false,
                 thawed_at: None,
+                clock_stopped: false,
+                blind_until: 0,
+                wall_ms: 0,
+                wall_jumped: false,
                 waiting: Vec::new(),
                 member,
                 node,
@@ -414,6 +420,7 @@ impl World {
             waiting: Vec::new(),
             retired: None,
             damaged: false,
+            snapshots_break_until: 0,
             mirror: Mirror::default(),
             crash: None,
         };
@@ -595,6 +602,12 @@ impl World {
         WallTime(EPOCH_MS + self.now / MS)
     }
 
+    /// As that machine's clock on the wall has it.
+    pub(crate) fn wall_at(&self, site: Site) -> WallTime {
+        let off = self.machines.get(&site).map_or(0, |machine| machine.wall_ms);
+        WallTime(self.wall().0.saturating_add_signed(off))
+    }
+
     /// The member that leads and may act, if one does: the one with the highest term.
     pub fn leader(&self) -> Option<MemberId> {
         let leads = |member: &&Member| {
@@ -657,6 +670,8 @@ impl Node {
             fail_starts_until: 0,
             slow_stops: (0, 0),
             hung_until: 0,
+            lying_until: 0,
+            said: BTreeMap::new(),
         }
     }
 
