@@ -11,6 +11,7 @@ use cluster::sessions::{Remembered, Session, Sessions};
 use cluster::{
     Brake, ClusterId, ContainerId, Decision, Generation, Revision, SessionId, State, StateHash, Status, Truth, WallTime,
 };
+use planted::planted;
 use prost::Message;
 use prost::bytes::{Buf, Bytes, BytesMut};
 
@@ -146,7 +147,8 @@ impl Reader {
         truth.sessions = Sessions::restore(self.open, self.horizon);
         let state = State::restore(truth);
         let said = StateHash(wide("end.state_hash", &end.state_hash)?);
-        if self.feature_level == crate::FEATURE_LEVEL && state.hash() != said {
+        let differs = state.hash() != said && !planted!("snapshot-without-its-hash");
+        if self.feature_level == crate::FEATURE_LEVEL && differs {
             return Err(damage("end.state_hash", format!("is {said}, but what was read makes {}", state.hash())).into());
         }
         Ok(state)

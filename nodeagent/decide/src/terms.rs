@@ -71,20 +71,24 @@ impl Agent {
         }
         self.name_what_is_durable(now);
         let named = self.terms.named;
+        let at_once = planted!("terms-named-at-once");
         let Some(target) = self.terms.target(self.desired.terms()) else {
+            if at_once && !self.lease.rests_on_named() {
+                return;
+            }
             self.lease.loosen(named.lease);
             let kill = if self.lease.rests_on_named() { named.kill } else { self.kill_asked().min(named.kill) };
             return self.bind(Bound { lease: named.lease, kill });
         };
         let bound =
             Bound { lease: named.lease.min(target.lease), kill: self.kill_asked().min(named.kill).min(target.kill) };
-        if !planted!("terms-named-at-once") {
+        if !at_once {
             self.bind(bound);
         }
-        if let Some(at) = self.lease.tighten(now, bound.lease) {
+        if !at_once && let Some(at) = self.lease.tighten(now, bound.lease) {
             self.out.push(Effect::Deadline { incarnation: self.journal.incarnation, at: Some(at) });
         }
-        if self.terms.naming.is_none() && (self.guard_keeps(bound) || planted!("terms-named-at-once")) {
+        if self.terms.naming.is_none() && (self.guard_keeps(bound) || at_once) {
             let record = self.write(Record::Terms { terms: target });
             self.terms.naming = Some((target, record));
         }

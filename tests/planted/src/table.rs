@@ -24,7 +24,7 @@ pub const TABLE: &[Bug] = &[
     bug("start-without-a-lease", "nothing starts without a lease", "a start asks only for a registration"),
     bug("terms-named-at-once", "(a3)", "shorter terms are named before the guard keeps them"),
     bug("refusal-ends", "(b11)", "one voter's refusal ends the incarnation"),
-    bug("guard-reads-the-wrong-clock", "guard reading the wrong clock", "the guard counts by the clock that stops in suspend"),
+    bug("guard-reads-the-wrong-clock", "guard reading the wrong clock", "the simulated guard counts by the clock that stops in suspend"),
     // The end of an incarnation, by the node.
     bug("ended-said-before-it-is", "(4)", "the incarnation's end is said when it begins, not when nothing is left"),
     bug("latched-goes-on-beating", "(b9)", "an incarnation that is ending goes on sending heartbeats"),
@@ -91,8 +91,10 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("(8, a5)", "disaster recovery is not there yet, so nothing of it can be broken"),
     (
         "(19)",
-        "the ring of claims is files and I/O: its own tests in nodeagent/src/drivers/claims.rs; simulated claims are whole",
+        "claims, and that they are read back, are I/O of the agent: the tests in nodeagent/src/drivers/claims.rs; simulated \
+         claims are whole",
     ),
+    ("(c19)", "what becomes of long-lived helpers is the kernel's; simulated helpers are short"),
     (
         "(c17)",
         "what the guard's process waits for is the kernel's: nodeagent/guard/tests/guard.rs; the simulator has no zombies",
