@@ -163,7 +163,7 @@ impl Drop for UnderWay {
 
 /// An answer as it leaves: what the library below refused without our details gets them.
 fn in_our_words(answer: Response<Body>) -> Response<Body> {
-    if !answer.headers().get("grpc-status").is_some_and(|code| code == OUT_OF_RANGE) {
+    if answer.headers().get("grpc-status").is_none_or(|code| code != OUT_OF_RANGE) {
         return answer;
     }
     match Status::from_header_map(answer.headers()).as_ref().and_then(too_large) {

@@ -107,6 +107,9 @@ impl NodeService for Nodes {
             .led(manners, path!("Leave"), true, call.into_inner(), |seated, asked: v1::LeaveNodeRequest| async move {
                 let state = seated.handle.read().await?;
                 let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
+                if node.health == Health::Joined {
+                    return Err(Failure::Final(never_seen(&node.name)));
+                }
                 ask_to_leave(&seated, node.id, node.name.as_str())?;
                 Ok(v1::Change { revision: state.revision().0 })
             })
@@ -121,12 +124,12 @@ impl NodeService for Nodes {
         let id = identity.id;
         let confirmed = move |seated: Arc<Seated>, asked: v1::ConfirmDownRequest| async move {
             let state = seated.handle.read().await?;
+            // What is wrong with the request itself is found before anything is begun.
+            request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
             let node = request::node(&state, "node", &asked.node).map_err(Problem::from)?;
             if node.health == Health::Joined {
                 return Err(Failure::Final(never_seen(&node.name)));
             }
-            // What is wrong with the request itself is found before anything is begun.
-            request::Mutation::command(asked.clone(), &state).map_err(Problem::from)?;
             if let Some(begin) = confirm_down_begins(&asked, &state).map_err(Problem::from)? {
                 // Refused where it was begun meanwhile, or is over; the receipt then says which.
                 seated.handle.propose(None, begin).await?;
@@ -197,7 +200,7 @@ pub fn wrong_answer() -> Failure {
 
 /// Nobody's word is needed about a machine whose agent has never spoken.
 fn never_seen(name: &Name) -> Problem {
-    let text = format!("{name} has never registered: nothing runs there that could be confirmed to be down");
+    let text = format!("{name} has never registered: nothing of it runs, so there is nothing to leave or to confirm");
     Problem::new(Code::FailedPrecondition, "never-registered", text)
         .hint(format!("`quoratectl node remove {name}` forgets it"))
 }

@@ -120,7 +120,12 @@ pub async fn run(session: &Session, verb: Cluster) -> Result<()> {
         Cluster::TransferLeader { member } => {
             let request = v1::TransferLeaderRequest { request_id: String::new(), member };
             let reply = session.client.ask(request).await.context("transfer leadership")?;
-            session.print("TransferLeaderReply", &reply, || format!("m{} leads, in term {}", reply.leader, reply.term));
+            // What was asked for is done; without its name the leader is called by its id.
+            let known = session.client.ask(v1::StatusRequest {}).await.unwrap_or_default();
+            let name = known.members.iter().find(|member| member.id == reply.leader).map(|member| &*member.name);
+            let leader =
+                name.map_or_else(|| format!("m{}", reply.leader), |name| format!("{name} (m{})", reply.leader));
+            session.print("TransferLeaderReply", &reply, || format!("{leader} leads, in term {}", reply.term));
             Ok(())
         }
         Cluster::Quorum => {

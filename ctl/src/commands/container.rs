@@ -221,7 +221,7 @@ async fn restart(session: &Session, Target { container, wait }: Target) -> Resul
     let change = session.order(request, &format!("restart {container}")).await?;
     match wait.or(false) {
         true => running(session, &container, &container, (change.revision, before + 1)).await,
-        false => ordered(session, &change, &format!("{container} is stopped and started under a new epoch")),
+        false => ordered(session, &change, &format!("{container} shall be stopped and started under a new epoch")),
     }
 }
 
@@ -276,7 +276,7 @@ async fn delete(session: &Session, Target { container, wait }: Target) -> Result
     let request = v1::DeleteContainerRequest { request_id: String::new(), container: container.clone() };
     let change = session.order(request, &format!("delete {container}")).await?;
     if !wait.or(false) {
-        return ordered(session, &change, &format!("{container} is stopped and forgotten"));
+        return ordered(session, &change, &format!("{container} shall be stopped and forgotten"));
     }
     let reference = format!("@{id}");
     let awaited = awaited("deleting", &container, &reference, change.revision);

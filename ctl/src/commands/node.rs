@@ -331,12 +331,7 @@ async fn confirm_down(session: &Session, asked: ConfirmDown) -> Result<()> {
     let ConfirmDown { node, reason, incarnation, i_verified: _ } = asked;
     let incarnation = match incarnation {
         Some(given) => given,
-        None => match get(session, &node).await?.incarnation {
-            0 => {
-                bail!("{node} has never registered, so nothing of it runs; `quoratectl node remove {node}` forgets it")
-            }
-            present => present,
-        },
+        None => get(session, &node).await?.incarnation,
     };
     let request = v1::ConfirmDownRequest { request_id: String::new(), node: node.clone(), incarnation, reason };
     let done = format!("{node}, incarnation {incarnation}, is confirmed down; what ran there is started elsewhere");

@@ -10,7 +10,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
         &["ClusterService.AddMember", "ClusterService.Enrol", "ClusterService.Status", WATCH],
     ),
     ("cluster remove-member m", &["ClusterService.RemoveMember"]),
-    ("cluster transfer-leader", &["ClusterService.TransferLeader"]),
+    ("cluster transfer-leader", &["ClusterService.TransferLeader", "ClusterService.Status"]),
     ("cluster quorum", &["ClusterService.Quorum"]),
     ("cluster release-brake", &["ClusterService.ReleaseBrake"]),
     ("member rejoin", &["ClusterService.Rejoin", "ClusterService.Status", WATCH]),
