@@ -67,7 +67,8 @@ struct Specimen {
     clean: bool,
     model: Model,
     next_group: u64,
-    /// Where in the newest segment the record starts that the guard carries; the length of it if there is none.
+    /// The segment written to, and where in it the record starts that the guard carries; behind its end if there is none.
+    newest: PathBuf,
     carried_from: usize,
 }
 
@@ -86,8 +87,9 @@ impl Specimen {
         let mut disk = create(folder.path(), backend);
         let history = [HISTORY, &[229, 1, 229, 229, 37]].concat();
         let model = write(disk.as_mut(), &history, 6_000);
-        let newest = || files(&folder.path().join("member/log")).pop().expect("a log");
-        let carried_from = fs::metadata(newest()).expect("a file").len() as usize;
+        let newest = files(&folder.path().join("member/log")).pop().expect("a log");
+        let carried_from = fs::metadata(&newest).expect("a file").len() as usize;
+        let newest = newest.strip_prefix(folder.path()).expect("below it").to_owned();
         let step = model.step(5, 300);
         perform(disk.as_mut(), &step);
         let next_group = 2 + disk.stats().groups_appended;
@@ -96,7 +98,7 @@ impl Specimen {
             disk.close().expect("in good order");
         }
         drop(disk);
-        Self { folder, backend, clean, model: model.after(&step), next_group, carried_from }
+        Self { folder, backend, clean, model: model.after(&step), next_group, newest, carried_from }
     }
 
     /// Every file below the data folder, by its path in it.
@@ -160,9 +162,8 @@ impl Specimen {
             Part::Identity | Part::Snapshot => true,
             // What follows the guard's group is an unfinished write, unless the store was closed.
             Part::Segment => {
-                let newest = self.parts().into_iter().filter(|(_, part, _)| *part == Part::Segment).next_back();
-                let newest = newest.is_some_and(|(newest, ..)| newest == path);
-                !newest || (fault.from(len) < self.carried_from && (self.clean || !matches!(fault, Fault::Grown(_))))
+                path != self.newest
+                    || (fault.from(len) < self.carried_from && (self.clean || !matches!(fault, Fault::Grown(_))))
             }
             Part::Guard => matches!(fault, Fault::Missing | Fault::Truncate(0)),
             Part::Engine | Part::Owner | Part::Lock => false,
@@ -327,10 +328,8 @@ fn an_older_copy_of_the_log_is_found() {
 fn an_unfinished_write_behind_the_guard_is_dropped() {
     for clean in [false, true] {
         let specimen = Specimen::new(Backend::File, clean);
-        let segments = specimen.parts().into_iter().filter(|(_, part, _)| *part == Part::Segment);
-        let (newest, part, _) = segments.last().expect("a segment");
         for garbage in [&b"QREC"[..], &[0; PAGE], &[0xff; 70_000]] {
-            let verdict = specimen.case(&newest, part, &Fault::Grown(garbage.to_vec()));
+            let verdict = specimen.case(&specimen.newest, Part::Segment, &Fault::Grown(garbage.to_vec()));
             // It was never acknowledged. After a clean close there is no unfinished write.
             let dropped = verdict == Some(Verdict::Intact);
             assert_eq!(dropped, !clean, "{verdict:?}");
