@@ -356,6 +356,7 @@ impl World {
             Ask::Cordon(site) => intent(site, IntentOrder::Cordon)?,
             Ask::Uncordon(site) => intent(site, IntentOrder::Uncordon)?,
             Ask::Drain(site) => intent(site, IntentOrder::Drain)?,
+            Ask::Maintain(site) => intent(site, IntentOrder::Maintenance)?,
             Ask::Return(site) => intent(site, IntentOrder::Return)?,
             Ask::Fence(site) => {
                 let node = self.node_at(*site)?;

@@ -207,6 +207,7 @@ pub enum Ask {
     Cordon(Site),
     Uncordon(Site),
     Drain(Site),
+    Maintain(Site),
     Return(Site),
     /// An operator wants a node fenced, and be it well.
     Fence(Site),
@@ -539,7 +540,14 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
             Kind::Replay => add(at, Deed::Replay(node)),
             Kind::Rate => add(at, Deed::Rate { at: site, ppm: chance.below(9_001) as i64 - 4_500 }),
             Kind::SlowStops => add(at, Deed::SlowStops { at: node, length: long, stop: long }),
-            Kind::HangKills => add(at, Deed::HangKills { at: node, length: 2 * long }),
+            Kind::HangKills => {
+                // Somebody wants to move what cannot be ended.
+                add(at, Deed::HangKills { at: node, length: 2 * long });
+                for number in 1..=4 {
+                    let ask = Ask::Move { name: format!("c-{number}").into(), to: None };
+                    add(at + short, Deed::Ask { client: 0, ask });
+                }
+            }
             Kind::FailStarts => add(at, Deed::FailStarts { at: node, length: short }),
             Kind::Exit if chance.one_in(4) => {
                 // It ends while nobody leads, and its agent ends before anybody could be told.
@@ -549,7 +557,13 @@ fn faults(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, sche
                 add(at + 200 * MS, Deed::Exit { at: node, code: 1 });
                 add(at + 600 * MS, Deed::KillAgent { at: node, down: 100 * MS });
             }
-            Kind::Exit => add(at, Deed::Exit { at: node, code: chance.below(3) as i32 }),
+            Kind::Exit => {
+                // Once, or so often that nobody starts it any more.
+                let times = if chance.one_in(2) { 1 } else { chance.within(8..=24) };
+                for time in 0..times {
+                    add(at + time * 500 * MS, Deed::Exit { at: node, code: chance.below(3) as i32 });
+                }
+            }
             Kind::Transfer if chance.one_in(3) => {
                 // To somebody who will not take it, while there is something to decide.
                 add(at, Deed::Exit { at: node, code: 1 });
@@ -713,6 +727,7 @@ fn work(chance: &mut Chance, swarm: &Swarm, layout: &Layout, length: u64, schedu
             18..=19 => Ask::Move { name, to: chance.one_in(2).then_some(node) },
             20 => Ask::Cordon(node),
             21..=22 => Ask::Uncordon(node),
+            23 if chance.one_in(3) => Ask::Maintain(node),
             23 => Ask::Drain(node),
             24..=25 => Ask::Return(node),
             26 => Ask::SetRole(node, if chance.one_in(3) { Role::Standby } else { Role::Active }),
@@ -823,6 +838,7 @@ impl fmt::Display for Ask {
             Ask::Uncordon(site) => write!(f, "uncordon n{}", site.0),
             Ask::Drain(site) => write!(f, "drain n{}", site.0),
             Ask::Fence(site) => write!(f, "fence n{}", site.0),
+            Ask::Maintain(site) => write!(f, "maintain n{}", site.0),
             Ask::Return(site) => write!(f, "return n{}", site.0),
             Ask::SetRole(site, role) => write!(f, "make n{} {role}", site.0),
             Ask::SetProfile(profile) => write!(f, "set profile {}", profile.name()),

@@ -408,6 +408,7 @@ impl World {
         match effect {
             Effect::Persist(write) => self.persist(id, &write),
             Effect::Send { to, message } => {
+                self.judge_answer(id, &message);
                 if !self.dies_at(id, CrashPoint::BeforeSend) {
                     self.send_peer(id, to, message);
                 }
@@ -621,7 +622,7 @@ impl World {
     }
 
     /// Why this member must not acknowledge the incarnation, by what is durable on its disk or applied in its state.
-    fn refuses(&self, id: MemberId, node: NodeId, incarnation: Incarnation) -> Option<String> {
+    pub(crate) fn refuses(&self, id: MemberId, node: NodeId, incarnation: Incarnation) -> Option<String> {
         let member = self.members.get(&id)?;
         let durable = member.disk.mem.durable_group();
         let logged = member.mirror.fencings.iter().find(|(index, fenced)| {

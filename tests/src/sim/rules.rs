@@ -11,6 +11,7 @@ use cluster::{
     Proof, Role, Span, State, Trigger,
 };
 use decide::Life;
+use replica::PeerMessage;
 
 use crate::sim::clock::{God, MS, SECOND};
 use crate::sim::world::World;
@@ -117,7 +118,9 @@ impl World {
             && !machine.standing(now).blind
         {
             let (reads, slack) = (machine.clock.lease(now), Span(of.lease.0 / 50));
-            if reads + slack < end {
+            // A heartbeat may come while the order is under way: its silence was real, and ends too late.
+            let renewed_just_now = (reads + of.lease).since(end) < Span::millis(150);
+            if reads + slack < end && !renewed_just_now {
                 let left = end.since(reads);
                 self.breaks(
                     "Patience",
@@ -135,7 +138,7 @@ impl World {
 
     fn judge_brake(&mut self, node: NodeId, terms: LeaseTerms) {
         let now = self.now;
-        self.rules.silenced.retain(|(at, other)| now - at < terms.heartbeat.0 / 2 && *other != node);
+        self.rules.silenced.retain(|(at, other)| now - at < terms.heartbeat.0 / 6 && *other != node);
         self.rules.silenced.push((now, node));
         let many = self.newest.settings().brake.nodes_min as usize;
         let released = self.rules.brake_released.is_some_and(|at| now - at < 60 * SECOND);
@@ -204,6 +207,8 @@ impl World {
             .newest
             .container(container)
             .and_then(|it| it.assignment())
+            // What goes on without a lease may have been stopping when its node was fenced and came back.
+            .filter(|assignment| assignment.on_quorum_loss == OnQuorumLoss::Stop)
             .is_some_and(|assignment| assignment.epoch == epoch && assignment.order == Order::Run);
         if ordered && *end == End::Stopped {
             self.breaks("StopAsked", format!("{node} stopped {container} {epoch}, which is to run there"));
@@ -304,6 +309,18 @@ impl World {
         }
     }
 
+    /// A voter says how long a lease may last only once it can no longer help to grant a longer one.
+    pub(crate) fn judge_answer(&mut self, member: MemberId, message: &PeerMessage) {
+        if let PeerMessage::Remaining { node, incarnation, .. } = *message
+            && self.refuses(member, node, incarnation).is_none()
+        {
+            self.breaks(
+                "AnswerAfterRefusal",
+                format!("{member} speaks of the end of {node} {incarnation}, which it serves"),
+            );
+        }
+    }
+
     /// *(b8)*: an acknowledgement never names a membership older than the one its member stands on.
     pub(crate) fn judge_identity(&mut self, member: MemberId, index: u64) {
         let state = self.process(member).and_then(|process| process.replica.state());
@@ -391,7 +408,12 @@ impl World {
         let Some(process) = self.process(member).filter(|process| process.replica.is_leader()) else { return };
         let woke = self.wall().0 - (self.now - until) / MS;
         let status = process.replica.status();
-        let blamed = status.transitions.iter().find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 >= woke);
+        // What is really off is blamed rightly, by the word of the others.
+        let is_on = |node: &NodeId| self.machines[&self.node_site(*node)].powered;
+        let blamed = status
+            .transitions
+            .iter()
+            .find(|seen| seen.what == replica::Seen::Suspected && seen.at.0 >= woke && is_on(&seen.node));
         if let Some(seen) = blamed {
             let node = seen.node;
             let (from, to, at) = (since / MS, until / MS, seen.at.0 - woke);
@@ -431,7 +453,9 @@ impl World {
             let registered = self.rules.registered.get(&(node.id, incarnation)).copied().unwrap_or(0);
             let machine = &self.machines[&self.node_site(node.id)];
             let held = self.checks.lease_of(node.id, incarnation).is_some_and(|(end, _, boot)| {
-                boot == machine.boot && machine.lives() && end > machine.clock.lease(now) + Span(lease.0 / 2)
+                // One that stood still has not been heard by anybody.
+                let woke = machine.thawed_at.is_some_and(|at| now - at < long);
+                boot == machine.boot && machine.lives() && !woke && end > machine.clock.lease(now) + Span(lease.0 / 2)
             });
             held && now - heard.max(registered).max(led) > long
         });
