@@ -198,7 +198,9 @@ impl Silence {
                 return Some(desk.cold.is_some_and(|up_for| up_for < grace));
             }
             let (cold, up_for, said) = self.starts.get(&member)?;
-            Some(*cold && *up_for + desk.now.since(*said) < grace)
+            let young = *up_for + desk.now.since(*said) < grace;
+            // A newcomer saw nothing: it neither stayed up nor came back.
+            (*cold || !young).then_some(young)
         };
         let membership = desk.tail.newest_membership();
         let stayed_up = membership.all_voters().into_iter().any(|member| just_started(member) == Some(false));
