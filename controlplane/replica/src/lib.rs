@@ -199,7 +199,7 @@ impl Replica {
             Input::Heartbeat { link, from, heartbeat } => self.heartbeat(link, from, heartbeat),
             Input::AgentOpened { link, node } => {
                 if self.is_leader() {
-                    self.duty(|leadership, desk| leadership.agent_opened(link, node, desk));
+                    self.leadership.agent_opened(link, node);
                 } else {
                     self.effects.push(Effect::DropAgent { link });
                 }

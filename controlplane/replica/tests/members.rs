@@ -144,3 +144,33 @@ fn a_lagging_member_is_brought_back_by_a_snapshot() {
     assert_eq!(hashes.len(), 1);
     assert!(room.members[&MemberId(2)].tail().first_index() > 200);
 }
+
+/// An agent that knows its leader by two names opens a session by each, keeps the one that welcomed it first and lets go of
+/// the other: the leader must not have ended the one that is kept.
+#[test]
+fn a_session_that_says_nothing_ends_no_other() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let (node, incarnation) = room.join("n1", 1);
+    let leader = room.leader();
+    let holding = |link| {
+        let message = ToLeader::Holding { incarnation, revision: Revision(u64::MAX), missing: Vec::new() };
+        Input::AgentSaid { link: Link(link), message }
+    };
+    room.input(leader, holding(1));
+    room.input(leader, Input::AgentOpened { link: Link(2), node });
+    assert!(room.dropped.is_empty(), "{:?}", room.dropped);
+    room.input(leader, Input::AgentClosed { link: Link(2) });
+    room.to_agents.clear();
+    let cause = FenceCause::Operator { reason: "test".into() };
+    room.propose(Command::BeginFencing { node, incarnation, cause });
+    let told = |room: &Room, link| {
+        let void = |said: &ToAgent| matches!(said, ToAgent::Void { .. });
+        room.to_agents.iter().any(|(_, to, said)| *to == Link(link) && void(said))
+    };
+    assert!(told(&room, 1), "the first session goes on: {:?}", room.to_agents);
+
+    room.input(leader, Input::AgentOpened { link: Link(3), node });
+    room.input(leader, holding(3));
+    assert_eq!(room.dropped, [Link(1)], "who speaks over a new session has done with the old one");
+    assert!(told(&room, 3));
+}

@@ -84,9 +84,14 @@ impl Sessions {
         self.dirty.extend(self.by_node.get(&node));
     }
 
-    fn open(&mut self, link: Link, node: NodeId) -> Option<Link> {
+    fn open(&mut self, link: Link, node: NodeId) {
         self.open.insert(link, Session::new(node, None));
-        let before = self.by_node.insert(node, link);
+    }
+
+    /// The node speaks over `link`, so it has done with the one before, which is given back. One that is open and silent
+    /// ends nothing: an agent that knows its leader by two names opens two, and keeps whichever welcomes it first.
+    fn spoke(&mut self, link: Link, node: NodeId) -> Option<Link> {
+        let before = self.by_node.insert(node, link).filter(|before| *before != link);
         before.inspect(|before| {
             self.open.remove(before);
         })
@@ -213,10 +218,8 @@ fn wanted(container: &Container, claim: Claim, incarnation: Incarnation) -> Opti
 }
 
 impl Leadership {
-    pub fn agent_opened(&mut self, link: Link, node: NodeId, desk: &mut Desk<'_>) {
-        if let Some(before) = self.sessions.open(link, node) {
-            desk.effects.push(Effect::DropAgent { link: before });
-        }
+    pub fn agent_opened(&mut self, link: Link, node: NodeId) {
+        self.sessions.open(link, node);
     }
 
     pub fn agent_closed(&mut self, link: Link) {
@@ -225,8 +228,11 @@ impl Leadership {
 
     /// What an agent said, over a session that was opened with its node's secret.
     pub fn agent_said(&mut self, link: Link, message: ToLeader, desk: &mut Desk<'_>) {
+        let Some(node) = self.sessions.open.get(&link).map(|session| session.node) else { return };
+        if let Some(before) = self.sessions.spoke(link, node) {
+            desk.effects.push(Effect::DropAgent { link: before });
+        }
         let Some(session) = self.sessions.open.get_mut(&link) else { return };
-        let node = session.node;
         let Some(health) = desk.state.node(node).map(|node| node.health.clone()) else {
             desk.effects.push(Effect::DropAgent { link });
             return;

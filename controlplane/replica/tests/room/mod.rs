@@ -19,6 +19,8 @@ pub struct Room {
     pub snapshots: BTreeMap<MemberId, (SnapshotMeta, State)>,
     pub answers: BTreeMap<Ticket, Answer>,
     pub to_agents: Vec<(MemberId, Link, ToAgent)>,
+    /// Sessions that a member ended.
+    pub dropped: Vec<Link>,
     pub beats: Vec<(MemberId, Beat)>,
     pub next: u64,
     /// Writes of these members wait.
@@ -61,6 +63,7 @@ impl Room {
             snapshots: BTreeMap::new(),
             answers: BTreeMap::new(),
             to_agents: Vec::new(),
+            dropped: Vec::new(),
             beats: Vec::new(),
             next: 0,
             stalled_disks: BTreeSet::new(),
@@ -201,6 +204,7 @@ impl Room {
                     queue.push_back((id, Input::Planned { plan }));
                 }
                 Effect::ToAgent { link, message } => self.to_agents.push((id, link, message)),
+                Effect::DropAgent { link } => self.dropped.push(link),
                 Effect::Reply { reply, .. } => self.beats.push((id, reply.answer)),
                 Effect::Halt { reason } => {
                     assert!(self.may_halt, "{id} halts: {reason}");
