@@ -410,7 +410,8 @@ impl Handover {
             let machine = &state.machines[at];
             let runs =
                 machine.work.is_some_and(|it| !it.keep && it.phase != Phase::Gone && it.incarnation == incarnation);
-            !(machine.incarnation == incarnation && machine.lease) && !runs
+            let leased = machine.incarnation == incarnation && machine.lease;
+            !leased && !runs
         })
     }
 
@@ -754,16 +755,12 @@ impl Handover {
             (
                 Step::BeginHandoff,
                 Some(Assignment { order: Order::Prepare { target, incarnation, ready: true }, .. }),
-            ) => {
-                if Handover::current(next, target) == Some(incarnation) {
-                    let order = Order::Handoff { target, incarnation };
-                    next.assignment = next.assignment.map(|assignment| Assignment { order, ..assignment });
-                }
+            ) if Handover::current(next, target) == Some(incarnation) => {
+                let order = Order::Handoff { target, incarnation };
+                next.assignment = next.assignment.map(|assignment| Assignment { order, ..assignment });
             }
-            (Step::Abort, Some(assignment)) => {
-                if let Order::Prepare { .. } = assignment.order {
-                    next.assignment = Some(Assignment { order: Order::Run, ..assignment });
-                }
+            (Step::Abort, Some(assignment @ Assignment { order: Order::Prepare { .. }, .. })) => {
+                next.assignment = Some(Assignment { order: Order::Run, ..assignment });
             }
             (Step::Block, Some(assignment @ Assignment { order: Order::Handoff { .. }, .. })) => {
                 next.assignment = Some(Assignment { order: Order::Blocked, ..assignment });
@@ -778,10 +775,10 @@ impl Handover {
             (Step::BeginFencing(at), _) if next.nodes[at].health == Health::Up => {
                 next.nodes[at].health = Health::Fencing;
             }
-            (Step::LeaseOver(at), _) if next.nodes[at].health == Health::Fencing => {
-                if Handover::lease_is_over(next, at) {
-                    self.fence(next, at, false);
-                }
+            (Step::LeaseOver(at), _)
+                if next.nodes[at].health == Health::Fencing && Handover::lease_is_over(next, at) =>
+            {
+                self.fence(next, at, false);
             }
             // A person or a power switch knows that the machine is off.
             (Step::ConfirmedOff(at), _) if matches!(next.nodes[at].health, Health::Fencing | Health::FencedStop) => {
@@ -870,12 +867,10 @@ impl Model for Handover {
             if at != CLONE && !machine.on {
                 steps.push(Step::PowerOn(at));
             }
-            if state.faults > 0 && at != CLONE {
-                if machine.on {
-                    steps.extend([Step::PowerOff(at), Step::Crash(at)]);
-                    steps.extend(machine.lease.then_some(Step::LeaseEnds(at)));
-                    steps.extend(machine.work.is_some_and(|it| it.phase == Phase::Runs).then_some(Step::Exit(at)));
-                }
+            if state.faults > 0 && at != CLONE && machine.on {
+                steps.extend([Step::PowerOff(at), Step::Crash(at)]);
+                steps.extend(machine.lease.then_some(Step::LeaseEnds(at)));
+                steps.extend(machine.work.is_some_and(|it| it.phase == Phase::Runs).then_some(Step::Exit(at)));
             }
         }
     }

@@ -877,7 +877,7 @@ impl Model for Lease {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        if !self.liveness && self.is_harmless(state) {
+        if !self.liveness && self.heartbeats > 0 && self.is_harmless(state) {
             return;
         }
         steps.push(Step::Tick);

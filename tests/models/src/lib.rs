@@ -36,18 +36,24 @@ impl<R: Rules> RuleSet<R> {
     }
 }
 
+/// A run of `M`, from its first state on.
+pub type Run<M> = Path<<M as Model>::State, <M as Model>::Action>;
+
+/// Gives the same state for all that differ only in names.
+pub type Alike<M> = fn(&<M as Model>::State) -> <M as Model>::State;
+
 /// What a search found.
 pub struct Searched<M: Model> {
     pub states: usize,
     pub depth: usize,
     /// By invariant: the run that breaks it.
-    pub broken: Vec<(&'static str, Path<M::State, M::Action>)>,
+    pub broken: Vec<(&'static str, Run<M>)>,
     /// What should be possible and was never seen.
     pub unseen: Vec<&'static str>,
 }
 
 /// Visits every reachable state once, up to what `alike` takes for the same.
-pub fn exhaust<M>(model: M, alike: Option<fn(&M::State) -> M::State>) -> Searched<M>
+pub fn exhaust<M>(model: M, alike: Option<Alike<M>>) -> Searched<M>
 where
     M: Model + Send + Sync + Clone + 'static,
     M::State: Clone + Debug + PartialEq + Send + Sync + std::hash::Hash,
