@@ -91,7 +91,6 @@ fn a_lease_is_over_before_its_receipt_where_replies_and_disks_are_slow() {
 #[test]
 fn a_lease_is_over_before_its_receipt_while_members_change() {
     holds("lease, members change", Lease { length: 2, ..MEMBERS }, Some(lease::alike_but_one));
-    holds("lease, members change, one election", Lease { elections: 1, ..MEMBERS }, Some(lease::alike_but_one));
 }
 
 #[test]
@@ -124,11 +123,9 @@ fn some_rules_of_the_lease_are_held_twice() {
 #[test]
 #[ignore = "takes minutes and gigabytes"]
 fn further_bounds_of_the_lease() {
-    holds("lease, two elections, two restarts", Lease { elections: 2, restarts: 2, ..STILL }, Some(lease::alike));
     let shorter = Lease { change: Change::ShorterTerms, elections: 1, restarts: 1, ..BRIEF };
     holds("lease, shorter terms, one election", shorter, Some(lease::alike));
-    let restarts = Lease { elections: 1, restarts: 1, ..MEMBERS };
-    holds("lease, members change, one election, one restart", restarts, Some(lease::alike_but_one));
+    holds("lease, members change, one election", Lease { elections: 1, ..MEMBERS }, Some(lease::alike_but_one));
 }
 
 #[test]
@@ -226,10 +223,8 @@ fn further_bounds_of_the_handover() {
 fn some_rules_of_the_handover_are_held_twice() {
     use handover::Rule::*;
     for rule in [SetOfIncarnation, SetNotOlder, NeverSeenIsClosed] {
-        for bounds in [PLACE, Handover { epochs: 2, ..MOVE }] {
-            let model = Handover { rules: bounds.rules.without(rule), ..bounds };
-            holds(&format!("handover without {rule:?}"), model, None);
-        }
+        let model = Handover { rules: MOVE.rules.without(rule), epochs: 2, ..MOVE };
+        holds(&format!("handover without {rule:?}"), model, None);
     }
 }
 
