@@ -479,7 +479,7 @@ impl Server {
             Err(AdmissionError::Unreadable { .. }) => None,
             read => read.map_err(|error| broken(&error.into()))?,
         };
-        let name = before.as_ref().map_or_else(|| self.config.name.clone(), |admission| admission.name.clone());
+        let known = before.as_ref().map(|papers| (papers.name.to_string(), papers.learner));
         let seeds = before.iter().flat_map(|admission| &admission.seeds);
         let others = seeds.filter(|seed| Some(MemberId(seed.member)) != burnt.member).map(|seed| seed.api.clone());
         let doors: Vec<String> = if via.is_empty() { others.collect() } else { vec![via.to_owned()] };
@@ -490,9 +490,7 @@ impl Server {
         let address = v1::MemberAddress { api: self.advertised_api(), peer: self.advertised_peer() };
         let mut last = None;
         for door in doors {
-            match readmit(&door, name.as_str(), &address, before.as_ref().is_some_and(|admission| admission.learner))
-                .await
-            {
+            match readmit(&door, known.clone(), burnt.member, &address).await {
                 Ok((message, revision)) => {
                     let admission = Admission::from_message(message)?;
                     if burnt.cluster.is_some_and(|cluster| cluster != admission.cluster) {
@@ -552,12 +550,14 @@ async fn ended(running: &mut Option<Running>) -> Ended {
     }
 }
 
-/// Asks a healthy member to burn what had this name and to admit it anew; gives the revision of that too.
+/// Asks a healthy member to burn what had the name of this one and to admit it anew; gives the revision of that too.
+/// `known` is its name and whether it only learns; where that is lost, the others say what they call the `burnt` id: a
+/// name guessed wrong would be another member's.
 async fn readmit(
     door: &str,
-    name: &str,
+    known: Option<(String, bool)>,
+    burnt: Option<MemberId>,
     address: &v1::MemberAddress,
-    learner: bool,
 ) -> Result<(v1::Admission, u64), Problem> {
     let unreachable = |error: tonic::transport::Error| {
         Problem::new(Code::Unavailable, "unreachable", format!("cannot reach {door}: {}", chain(&error)))
@@ -566,21 +566,34 @@ async fn readmit(
     let channel =
         endpoint.connect_timeout(Duration::from_secs(2)).timeout(REJOIN).connect().await.map_err(unreachable)?;
     let mut members = ClusterServiceClient::new(channel);
-    let removal = v1::RemoveMemberRequest { request_id: fresh_request(), member: name.to_owned() };
+    let (name, learner) = match known {
+        Some(known) => known,
+        None => who_was(&mut members, burnt).await?,
+    };
+    let removal = v1::RemoveMemberRequest { request_id: fresh_request(), member: name.clone() };
     if let Err(refusal) = members.remove_member(removal).await
         && refusal.code() != Code::NotFound
     {
         return Err(Problem::from(&refusal));
     }
-    let admission = v1::AddMemberRequest {
-        request_id: fresh_request(),
-        name: name.to_owned(),
-        address: Some(address.clone()),
-        learner,
-    };
+    let admission = v1::AddMemberRequest { request_id: fresh_request(), name, address: Some(address.clone()), learner };
     let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?.into_inner();
     let none = || Problem::new(Code::Internal, "internal", "the answer holds no admission");
     Ok((reply.admission.ok_or_else(none)?, reply.revision))
+}
+
+/// Name of the member with the id `burnt`, and whether it only learns.
+async fn who_was(
+    members: &mut ClusterServiceClient<tonic::transport::Channel>,
+    burnt: Option<MemberId>,
+) -> Result<(String, bool), Problem> {
+    let status = members.status(v1::StatusRequest {}).await.map_err(|refusal| Problem::from(&refusal))?.into_inner();
+    let was = status.members.into_iter().find(|member| Some(MemberId(member.id)) == burnt);
+    was.map(|member| (member.name.clone(), member.role() == v1::MemberRole::Learner)).ok_or_else(|| {
+        let text = "nobody knows which member this was: its papers are gone, and the others do not know its id";
+        Problem::new(Code::FailedPrecondition, "unknown-member", text)
+            .hint("`quorated retire` puts its data aside, `quoratectl cluster add-member` admits it as a new one")
+    })
 }
 
 fn fresh_request() -> String {

@@ -11,7 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::{Value, json};
-use tests::processes::{Cluster, Member, http, not_run, request_id, run, until, until_so};
+use tests::processes::{Cluster, Member, http, not_run, number, request_id, run, until, until_so};
+
+/// The members by name, with their ids, as `member` says.
+fn names(member: &Member) -> BTreeMap<String, u64> {
+    let status = member.status().expect("it answers");
+    let members = status["members"].as_array().expect("members").iter();
+    members.map(|it| (it["name"].as_str().expect("a name").to_owned(), number(&it["id"]))).collect()
+}
 
 /// What a member itself has applied of the annotations of `container`, without asking anybody.
 fn annotations(member: &Member, container: &str) -> Value {
@@ -279,16 +286,22 @@ fn member_that_lost_data_rejoins_by_command_while_the_cluster_serves() {
             let (load, doors) = (&load, &doors);
             scope.spawn(move || load.write(writer, doors));
         }
-        // A follower that does not know whose data it has; then the leader, whose records are all gone.
+        // A follower whose records are all gone; then the leader, which does not know who it is any more, and whose
+        // command line names another member.
         let leader = cluster.leader();
-        let damages: [(usize, fn(&Path)); 2] = [
-            ((leader + 1) % 3, |data| flip(&data.join("member/identity"), 30)),
-            (leader, |data| fs::remove_dir_all(data.join("member")).expect("removed")),
+        let damages: [(usize, fn(&Path), bool); 2] = [
+            ((leader + 1) % 3, |data| fs::remove_dir_all(data.join("member")).expect("removed"), false),
+            (leader, |data| fs::remove_file(data.join("member.toml")).expect("removed"), true),
         ];
-        for (victim, damage) in damages {
+        for (victim, damage, nameless) in damages {
+            let absent = (victim + 1) % 3;
             load.goes_on(10);
+            let before = names(&cluster.members[absent]);
             cluster.members[victim].kill();
             damage(&cluster.members[victim].data_dir);
+            if nameless {
+                cluster.members[victim].name = cluster.members[absent].name.clone();
+            }
             cluster.members[victim].start(&[]);
             let burnt = until("it is quarantined", || {
                 let status = cluster.members[victim].status()?;
@@ -296,14 +309,21 @@ fn member_that_lost_data_rejoins_by_command_while_the_cluster_serves() {
             });
             load.goes_on(10);
             let api = cluster.members[victim].api.clone();
-            let rejoined = run("quoratectl", &["member", "rejoin", "--member", &api], &[("QUORATE_SERVERS", &api)]);
+            let via = cluster.members[absent].api.clone();
+            let words = ["member", "rejoin", "--member", &api, "--via", &via];
+            let words = if nameless { &words[..] } else { &words[..4] };
+            let rejoined = run("quoratectl", words, &[("QUORATE_SERVERS", &api)]);
             assert_eq!(rejoined.code, Some(0), "{rejoined:?}");
             assert!(rejoined.out.contains("is never used again"), "{rejoined:?}");
             load.goes_on(10);
             let status = cluster.members[victim].status().expect("it answers");
             assert_ne!(status["member"], burnt["member"], "{status}");
+            // Its old id is gone, and nobody else's.
+            let after = names(&cluster.members[absent]);
+            assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+            let same = after.iter().filter(|(name, id)| before.get(*name) == Some(*id)).count();
+            assert_eq!(same, 2, "{before:?}, {after:?}");
             // It counts: with another one gone nothing is acknowledged without it.
-            let absent = (victim + 1) % 3;
             cluster.members[absent].kill();
             load.goes_on(20);
             cluster.members[absent].start(&[]);
