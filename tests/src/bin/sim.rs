@@ -41,7 +41,7 @@ usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-goin
   --mutants      whether each planted bug is found, and after how many seeds";
 
 /// Runs that may be spent on making a failing one short.
-const SHRINKING: usize = 1_000;
+const SHRINKING: usize = 3_000;
 /// So many seeds visit every transition; a run of as many that does not has lost some of its teeth.
 const COVERING: u64 = 500;
 

@@ -91,10 +91,9 @@ fn aimed(state: &Object, call: &Call, of: Option<u64>, reply: Option<&Reply>) ->
 /// Judges the operations on one name.
 pub(super) fn linear(object: &str, operations: &[&Operation], budget: usize, anomalies: &mut Vec<Anomaly>) {
     // A read nobody was answered says nothing; a stale one is judged by its revision.
-    let says_something = |operation: &&&Operation| match (&operation.call, &operation.end) {
-        (Call::LookStale, _) | (Call::Look, End::Unknown) => false,
-        (Call::Change { .. }, End::Unknown) => false,
-        _ => true,
+    let says_something = |operation: &&&Operation| {
+        let silent = matches!(operation.call, Call::Look | Call::Change { .. }) && operation.end == End::Unknown;
+        operation.call != Call::LookStale && !silent
     };
     let operations: Vec<&Operation> = operations.iter().filter(says_something).copied().collect();
     let operands: Vec<Operand<'_, Container>> = operations

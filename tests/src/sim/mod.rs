@@ -1,8 +1,12 @@
 //! The deterministic simulator: the real minds and the real record logic in a world where everything may break.
 //!
-//! Reading order: `deeds` (what is done to a cluster, as data), `clock`, `net`, `disk`, `host` (what there is), `agenda`, `world`
-//! (happenings in the order of their times), `members`, `agents`, `clients`, `acts` (how each behaves), `checks` (the oracles), `run`
-//! (one seed), `script` (stories). A run is a function of its plan: no thread, no clock, no hash map, no file.
+//! Reading order: `deeds` (what is done to a cluster, as data), `clock`, `net`, `disk`, `host` (what there is), `agenda`,
+//! `world` (happenings in the order of their times), `members`, `agents`, `strays`, `clients`, `acts` (how each behaves),
+//! `checks` and `rules` (the oracles), `histories` (what clients saw, for the judge in `crate::history`), `coverage`, `run`
+//! (one seed), `shrink` and `regression` (a failure as a short file), `doubt` (nothing breaks, everything stalls), `script`
+//! (stories). A run is a function of its plan: no thread, no clock, no hash map, no file.
+//!
+//! Not simulated: recovery to a new generation and a change of `on_quorum_loss` under way, for neither can be asked for.
 
 pub mod chance;
 pub mod clock;
