@@ -127,8 +127,8 @@ pub(super) fn next(model: &Model, seed: u64, number: u64) -> Step {
     let [choice, size, ..] = luck.to_le_bytes();
     let size = match size {
         // Several groups of every hundred are too big for the guard, and some for a handful of pieces.
-        0..=9 => 20_000 + usize::from(size) * 100,
-        10..=12 => 150_000,
+        0..=23 => 20_000 + usize::from(size) * 100,
+        24..=26 => 150_000,
         _ => (luck >> 16) as usize % 900,
     };
     model.step(choice, size)

@@ -31,7 +31,7 @@ fn a_power_cut_loses_nothing_that_was_reported() {
 fn a_log_that_is_not_synced_is_caught_by_a_power_cut() {
     for backend in BACKENDS {
         let Some(disk) = LoopDisk::new("a log that is not synced is caught", IMAGE_BYTES) else { return };
-        let caught = (0..10).find_map(|attempt| {
+        let caught = (0..40).find_map(|attempt| {
             let folder = disk.mount.join(format!("data-{attempt}"));
             drop(create(&folder, backend));
             let mut oracle = Oracle::new(attempt);
@@ -41,7 +41,7 @@ fn a_log_that_is_not_synced_is_caught_by_a_power_cut() {
                 found => Some((attempt, found)),
             }
         });
-        let (attempt, found) = caught.unwrap_or_else(|| panic!("{backend}: ten cuts, and nobody misses anything"));
+        let (attempt, found) = caught.unwrap_or_else(|| panic!("{backend}: forty cuts, and nobody misses anything"));
         println!("not synced, {backend}: caught by cut {}: {found:?}", attempt + 1);
     }
 }
