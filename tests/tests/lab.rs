@@ -3,11 +3,17 @@
 //! Needs root, iproute2, util-linux and crun or runc; says so where it cannot run. Each prints its figures:
 //! `cargo nextest run -p tests --features lab --test lab --no-capture`.
 
-use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 use tests::lab::history::Fault;
-use tests::lab::world::{End, tell, tell_until};
+use tests::lab::world::{self, End, tell, tell_until};
 use tests::lab::{BUSY, Container, DECISION, LEASE_AND_KILL, Lab, WAIT, figures, longest, now_ns};
-use tests::processes::until_so;
+use tests::nemesis;
+use tests::processes::{not_run, program, until_so};
 
 /// From `since_ns` to the first line of the last life of each.
 fn back_after(lab: &Lab, containers: &[Container], since_ns: u64) -> Vec<u64> {
@@ -227,6 +233,31 @@ fn a_lab_that_is_killed_leaves_nothing() {
         lab.run_on("node-1", "c", 2);
         std::process::abort();
     });
+}
+
+#[test]
+fn a_nemesis_that_is_interrupted_leaves_nothing() {
+    if let Some(reason) = world::lacks() {
+        not_run("a_nemesis_that_is_interrupted_leaves_nothing", &reason);
+        return;
+    }
+    // As a terminal does it: everybody in the foreground hears of it.
+    let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("nemesis"));
+    script.args(["--minutes", "5"]).process_group(0).stdin(Stdio::null()).stderr(Stdio::piped());
+    script.env("QUORATE_BIN_DIR", program("quoratectl").parent().expect("a folder of programs"));
+    let mut script = script.spawn().expect("it starts");
+    let mut said = BufReader::new(script.stderr.take().expect("it is piped")).lines();
+    assert!(said.any(|line| line.is_ok_and(|line| line.contains("six witnesses"))), "it never came so far");
+    let runs: Vec<u32> = world::folders("quorate-nemesis-")
+        .iter()
+        .filter_map(|folder| folder.to_str()?.rsplit('-').next()?.parse().ok())
+        .filter(|pid| nemesis::world::left_of(*pid).iter().any(|it| it.starts_with("process")))
+        .collect();
+    assert_eq!(runs.len(), 1, "one run is up");
+    let group = Pid::from_child(&script);
+    kill_process_group(group, Signal::INT).expect("the group is there");
+    assert!(!script.wait().expect("a child").success(), "it was interrupted");
+    assert_eq!(nemesis::world::left_of(runs[0]), Vec::<String>::new());
 }
 
 /// One life each, without a gap in its lines.

@@ -30,7 +30,17 @@ impl std::fmt::Display for NoAnswer {
     }
 }
 
-/// Status and JSON (null where the body is none).
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Null where it is no JSON.
+    pub body: Value,
+    /// How old it may be, as it says itself.
+    pub age_ms: Option<u64>,
+}
+
+/// Status and JSON.
 pub fn call(address: SocketAddr, verb: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), NoAnswer> {
     call_within(ANSWER, address, verb, path, body)
 }
@@ -42,6 +52,16 @@ pub fn call_within(
     path: &str,
     body: Option<&Value>,
 ) -> Result<(u16, Value), NoAnswer> {
+    ask(within, address, verb, path, body).map(|answer| (answer.status, answer.body))
+}
+
+pub fn ask(
+    within: Duration,
+    address: SocketAddr,
+    verb: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Answer, NoAnswer> {
     let unheard = |error: std::io::Error| NoAnswer::Unheard(error.to_string());
     let lost = |error: std::io::Error| NoAnswer::Lost(error.to_string());
     let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(unheard)?;
@@ -71,5 +91,7 @@ pub fn call_within(
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| NoAnswer::Lost("an answer without an end".into()))?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| NoAnswer::Lost(format!("no HTTP: {head:?}")))?;
-    Ok((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+    let age = head.lines().find_map(|line| line.strip_prefix("quorate-state-age-ms: "));
+    let age_ms = age.and_then(|age| age.trim().parse().ok());
+    Ok(Answer { status, body: serde_json::from_str(body).unwrap_or(Value::Null), age_ms })
 }

@@ -364,6 +364,33 @@ fn of_key(key: &str, ops: &[&Op], end: Option<u64>) -> Vec<Broken> {
     found
 }
 
+/// A read of what a member had at hand, and how old that was by its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub from_ns: u64,
+    pub revision: u64,
+    pub age_ns: u64,
+}
+
+/// By how much (ns) the ages of the looks fell short of the truth, one for each that did: what it lacked had been
+/// acknowledged longer ago than it said it was old. `acknowledged` is (revision, when).
+pub fn understated(acknowledged: &[(u64, u64)], looks: &[Look]) -> Vec<u64> {
+    let mut acknowledged = acknowledged.to_vec();
+    acknowledged.sort_unstable();
+    // From each revision on, when the first of them was known.
+    let mut first = u64::MAX;
+    for (_, at_ns) in acknowledged.iter_mut().rev() {
+        first = first.min(*at_ns);
+        *at_ns = first;
+    }
+    let short = |look: &Look| {
+        let lacked = acknowledged.partition_point(|(revision, _)| *revision <= look.revision);
+        let (_, since_ns) = acknowledged.get(lacked)?;
+        look.from_ns.checked_sub(*since_ns)?.checked_sub(look.age_ns).filter(|short| *short > 0)
+    };
+    looks.iter().filter_map(short).collect()
+}
+
 /// Those of `acknowledged` that are not among `present`.
 pub fn missing(acknowledged: &BTreeSet<String>, present: &BTreeSet<String>) -> Vec<Broken> {
     acknowledged

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::api::{NoAnswer, call};
+use super::api::{ANSWER, NoAnswer, ask, call};
 use super::checker::{self, Op, Outcome};
 use super::deeds::Chance;
 use super::witness::now_ns;
@@ -39,8 +39,10 @@ pub struct Ledger {
     pub histories: Vec<Told>,
     /// Containers whose creation was acknowledged.
     pub created: BTreeSet<String>,
-    /// Reads of whatever a member had at hand: so many, and how many of them said how old they are.
-    pub stale: (u64, u64),
+    /// Reads of whatever a member had at hand: so many, …
+    pub stale: u64,
+    /// … and what those among them that said how old they are said.
+    pub ages: Vec<checker::Look>,
     /// Calls that had to be repeated, under their request id.
     pub repeated: u64,
 }
@@ -324,14 +326,19 @@ impl Client {
     fn look_stale(&mut self, history: usize) {
         let at = self.chance.below(self.members.len() as u64) as usize;
         let (name, begun) = (object(history), now_ns());
-        let answer = call(self.members[at], "GET", &format!("/v1/containers/{name}?stale=true"), None);
-        let Ok((200, reply)) = &answer else { return };
-        let says_age = !reply["ageMs"].is_null();
+        let path = format!("/v1/containers/{name}?stale=true");
+        let Ok(answer) = ask(ANSWER, self.members[at], "GET", &path, None) else { return };
+        if answer.status != 200 {
+            return;
+        }
+        let revision = number(&answer.body["revision"]);
+        let age = answer.age_ms.zip(revision);
+        let age = age.map(|(ms, revision)| checker::Look { from_ns: begun, revision, age_ns: ms * 1_000_000 });
         let attempt = Attempt { client: self.number, request: None, object: &name, call: Call::LookStale, begun };
         let mut ledger = self.ledger();
-        ledger.stale.0 += 1;
-        ledger.stale.1 += u64::from(says_age);
-        ledger.histories[history - 1].history.operations.extend(attempt.ended(&answer));
+        ledger.stale += 1;
+        ledger.ages.extend(age);
+        ledger.histories[history - 1].history.operations.extend(attempt.ended(&Ok((200, answer.body))));
     }
 
     fn create(&mut self) {

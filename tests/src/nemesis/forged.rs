@@ -205,3 +205,16 @@ fn f20_a_read_of_the_future_or_of_nothing() {
     told("w1 10..20 ok\nr2 30..40 ok\nw2 50..60 ok", Some(2), Some("before anybody wrote it"));
     told("w1 10..20 ok\nr7 30..40 ok", Some(1), Some("before anybody wrote it"));
 }
+
+#[test]
+fn f21_an_age_that_flatters() {
+    let look =
+        |from_ns, revision, age_ns| understated(&[(7, 100), (9, 300), (8, 200)], &[Look { from_ns, revision, age_ns }]);
+    // Nothing is lacking, or nothing that was known before the question.
+    assert!(look(1_000, 9, 0).is_empty());
+    assert!(look(250, 8, 0).is_empty());
+    // What it lacks was known 700 before.
+    assert!(look(1_000, 8, 700).is_empty());
+    assert_eq!(look(1_000, 8, 600), [100]);
+    assert_eq!(look(1_000, 7, 0), [800]);
+}

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use crate::history::{Rule, judge};
+use crate::history::{End, Rule, judge};
 use crate::lab::Lab;
 use acts::Stage;
 use checker::{Broken, Exposure, Judge, Record};
@@ -40,6 +40,8 @@ const WITNESSES: usize = 6;
 const TEMPLATE: &str = "nemesis";
 /// From the end of a deed until everything runs, at the latest: above the boot grace, a quarantine and a slow machine.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// A move that nothing is seen of for so long is over, one way or the other.
+const MOVE: Duration = Duration::from_secs(8);
 /// A history is so long at most, so that it can be judged, …
 const EACH: Duration = Duration::from_secs(14);
 /// … and of a run of some minutes there are so many.
@@ -100,6 +102,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
         nemesis.report.broken.push(format!("the run ended early: {error}"));
     }
     nemesis.judge_all()?;
+    nemesis.note_events(dir)?;
     nemesis.report.seconds = began.elapsed().as_secs();
     let report = nemesis.report.for_programs();
     fs::write(dir.join("report.json"), format!("{report:#}\n"))?;
@@ -161,7 +164,44 @@ impl Nemesis {
         Ok(())
     }
 
+    /// Nothing moves back by itself: where a node runs nothing, one whose home it is goes there, so that every deed has a victim.
+    fn go_home(&mut self) {
+        let deadline = Instant::now() + RECOVERY;
+        let mut asked: Option<Instant> = None;
+        loop {
+            let places = self.places();
+            let empty = |home: &Host| !places.values().any(|node| *node == name(*home));
+            let homes: Vec<Host> = NODES.into_iter().filter(empty).collect();
+            if homes.is_empty() {
+                break;
+            }
+            if Instant::now() > deadline {
+                self.report.broken.push(format!("NOT MOVED: {places:?}"));
+                return;
+            }
+            // A move that was given up is ordered again: its target may have come back this moment.
+            if asked.is_none_or(|asked| asked.elapsed() > MOVE) {
+                for home in homes {
+                    let at = NODES.iter().position(|node| *node == home).unwrap_or(0);
+                    let path = format!("/v1/containers/{}:move", self.containers[at]);
+                    if let Err(what) = self.hosts.order("POST", &path, json!({"node": name(home)})) {
+                        eprintln!("          not moved yet: {what}");
+                    }
+                }
+                asked = Some(Instant::now());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if asked.is_none() {
+            return;
+        }
+        if let Err(what) = self.until_well(RECOVERY) {
+            self.report.broken.push(format!("NOT RECOVERED after a move: {what}"));
+        }
+    }
+
     fn commit(&mut self, deed: &Deed, seed: u64) -> io::Result<()> {
+        self.go_home();
         let began_ns = now_ns();
         let before = self.places();
         let (observer, containers) = (&self.observer, &self.containers);
@@ -264,9 +304,13 @@ impl Nemesis {
             }
         }
         for host in NODES {
-            let health = self.hosts.node(host).map(|node| node["health"].clone()).unwrap_or_default();
-            if health != "NODE_HEALTH_UP" {
-                return Some(format!("{} is {health}", name(host)));
+            let node = self.hosts.node(host).unwrap_or_default();
+            if node["health"] != "NODE_HEALTH_UP" {
+                return Some(format!("{} is {}", name(host), node["health"]));
+            }
+            // Time alone fences no node below that: the next deed would wait for an operator.
+            if node["fencingClass"] != "FENCING_CLASS_F1" {
+                return Some(format!("{} is {}: {}", name(host), node["fencingClass"], node["fencingClassReason"]));
             }
         }
         let now = now_ns();
@@ -300,8 +344,7 @@ impl Nemesis {
             let revisions: BTreeSet<&String> = states.iter().flatten().map(|(revision, _)| revision).collect();
             if states.iter().all(Option::is_some) && revisions.len() == 1 {
                 self.report.compared += 1;
-                let mut shown: Vec<Value> = states.into_iter().flatten().map(|(_, shown)| shown).collect();
-                same_span(&mut shown);
+                let shown: Vec<Value> = states.into_iter().flatten().map(|(_, shown)| shown).collect();
                 let mut found = Vec::new();
                 shown[1..].iter().for_each(|other| differences("", &shown[0], other, &mut found));
                 if !found.is_empty() {
@@ -354,6 +397,20 @@ impl Nemesis {
         Ok(())
     }
 
+    /// What the cluster says happened, beside the evidence.
+    fn note_events(&self, dir: &Path) -> io::Result<()> {
+        let (mut text, mut from) = (String::new(), String::from("0"));
+        while let Some(reply) = self.hosts.get(&format!("/v1/events?fromRevision={from}&page.size=1000")) {
+            let events = reply["events"].as_array().cloned().unwrap_or_default();
+            events.iter().for_each(|event| text += &format!("{event}\n"));
+            match reply["page"]["nextToken"].as_str().filter(|token| !token.is_empty()) {
+                Some(_) => from = next_revision(&events).unwrap_or_default(),
+                None => break,
+            }
+        }
+        fs::write(dir.join("events.jsonl"), text)
+    }
+
     fn judge_ledger(&mut self) -> Vec<Broken> {
         let numbers = 1..=self.clients.ledger().histories.len();
         let mut found = Vec::new();
@@ -399,7 +456,17 @@ impl Nemesis {
                 .count()
         };
         report.acknowledged = ledger.histories.iter().map(acknowledged).sum::<usize>() + ledger.created.len();
-        report.stale_reads = ledger.stale;
+        report.stale_reads = (ledger.stale, ledger.ages.len() as u64);
+        let told = ledger.histories.iter().flat_map(|told| &told.history.operations);
+        let known: Vec<(u64, u64)> = told
+            .filter(|operation| operation.request.is_some())
+            .filter_map(|operation| match operation.end {
+                End::Answered { at, revision, .. } => Some((revision?, at)),
+                End::Unknown => None,
+            })
+            .collect();
+        report.flattering_ms =
+            checker::understated(&known, &ledger.ages).into_iter().map(|ns| ns / 1_000_000).collect();
         report.repeated = ledger.repeated;
         found
     }
@@ -407,6 +474,12 @@ impl Nemesis {
 
 fn container_of(hosts: &Hosts, container: &str) -> Option<Value> {
     Some(hosts.get(&format!("/v1/containers/{container}"))?["container"].clone())
+}
+
+/// After the last of these events.
+fn next_revision(events: &[Value]) -> Option<String> {
+    let last = events.last()?["revision"].as_str()?.parse::<u64>().ok()?;
+    Some((last + 1).to_string())
 }
 
 /// When a fault began, as far as it has a time.
@@ -417,11 +490,12 @@ fn began(fault: &Broken) -> u64 {
     }
 }
 
-/// Revision, and everything the member shows of what it has applied, by path of the API.
+/// Revision, and what the member shows of what it has applied, by path of the API; of containers the thousand first. Not its
+/// events: those are its own memory, which reaches back to its snapshot.
 fn visible(member: std::net::SocketAddr) -> Option<(String, Value)> {
     let mut shown = serde_json::Map::new();
     let mut revisions = BTreeSet::new();
-    for what in ["containers", "nodes", "storages", "templates", "cluster/settings", "events"] {
+    for what in ["containers", "nodes", "storages", "templates", "cluster/settings"] {
         let path = match what {
             "cluster/settings" => format!("/v1/{what}?stale=true"),
             _ => format!("/v1/{what}?stale=true&page.size=1000"),
@@ -436,18 +510,6 @@ fn visible(member: std::net::SocketAddr) -> Option<(String, Value)> {
     let mut revisions = revisions.into_iter();
     let revision = revisions.next()?;
     revisions.next().is_none().then_some((revision, Value::Object(shown)))
-}
-
-/// Events are told from a member's own memory, which reaches back to its snapshot: what all of them remember is compared.
-fn same_span(shown: &mut [Value]) {
-    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let oldest = shown.iter().map(|it| number(&it["events"]["oldestRevision"])).max().unwrap_or(0);
-    for events in shown.iter_mut().map(|it| &mut it["events"]) {
-        events["oldestRevision"] = oldest.into();
-        if let Some(all) = events["events"].as_array_mut() {
-            all.retain(|event| number(&event["revision"]) >= oldest);
-        }
-    }
 }
 
 /// Places where two values differ, each with what stands there.

@@ -37,7 +37,10 @@ pub struct Report {
     /// Histories with too many riddles to be judged.
     pub undecided: usize,
     pub acknowledged: usize,
+    /// Asked for, and those that told their age.
     pub stale_reads: (u64, u64),
+    /// By how much ages of stale reads fell short of the truth, where they did.
+    pub flattering_ms: Vec<u64>,
     pub repeated: u64,
     pub witness_lines: u64,
     pub observer_lines: u64,
@@ -93,7 +96,7 @@ impl Report {
             "\n{} faults in {} s, {} profile, {}, seed {}\n\
              overlaps {}, lost acknowledgements {} of {}, lost containers {}\n\
              {} histories of {} operations, {} anomalies, {} undecided; {} calls repeated under their request id\n\
-             {} stale reads where asked for, {} of them told their age\n\
+             {} stale reads where asked for, {} of them told their age, {} too low (by {} ms at most)\n\
              {} lines of witnesses, {} seen by the observer; members compared {} times; {} quarantined\n",
             self.done.len(),
             self.seconds,
@@ -111,6 +114,8 @@ impl Report {
             self.repeated,
             self.stale_reads.0,
             self.stale_reads.1,
+            self.flattering_ms.len(),
+            self.flattering_ms.iter().max().unwrap_or(&0),
             self.witness_lines,
             self.observer_lines,
             self.compared,
@@ -150,6 +155,7 @@ impl Report {
             "undecided": self.undecided,
             "repeated_calls": self.repeated,
             "stale_reads": self.stale_reads.0, "stale_reads_with_age": self.stale_reads.1,
+            "stale_ages_too_low": self.flattering_ms.len(), "too_low_by_max_ms": self.flattering_ms.iter().max(),
             "witness_lines": self.witness_lines, "observer_lines": self.observer_lines,
             "members_compared": self.compared, "quarantined": self.quarantined,
             "broken": self.broken,

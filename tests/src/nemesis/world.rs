@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -14,6 +15,8 @@ use super::evidence;
 use crate::lab::world;
 use crate::processes::{not_run, program};
 
+/// What was killed is gone by then.
+const DYING: Duration = Duration::from_secs(10);
 const PREFIX: &str = "quorate-nemesis-";
 pub const INSIDE: &str = "QUORATE_NEMESIS_INSIDE";
 /// Something of the harness itself failed, or an earlier run cannot be cleaned up.
@@ -83,9 +86,33 @@ pub fn sweep() {
         let pid = left.to_str().and_then(|path| path.rsplit('-').next()).unwrap_or_default();
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         if !crate::lab::contains(&line, b"nemesis") {
+            // The kernel ends what a killed run started in its own time.
+            let deadline = Instant::now() + DYING;
+            while !living(&left).is_empty() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             clean(&left);
         }
     }
+}
+
+/// Processes whose words name the folder.
+fn living(dir: &Path) -> Vec<i32> {
+    let below = format!("{}/", dir.display());
+    let names = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        crate::lab::contains(&line, below.as_bytes())
+    };
+    crate::lab::pids().into_iter().filter(names).collect()
+}
+
+/// What is there of the run with that pid, in words.
+pub fn left_of(pid: u32) -> Vec<String> {
+    let dir = std::env::temp_dir().join(format!("{PREFIX}{pid}"));
+    let mut found: Vec<String> = living(&dir).iter().map(|pid| format!("process {pid}")).collect();
+    found.extend(groups(&dir).iter().map(|group| format!("control group {}", group.display())));
+    found.extend(dir.exists().then(|| format!("folder {}", dir.display())));
+    found
 }
 
 /// Control groups of the run itself, in any hierarchy.
