@@ -165,7 +165,7 @@ mod hunt {
             }
             let seconds = begun.elapsed().as_secs();
             println!("{caught} planted bugs caught, {} not, in {seconds} s", missed.len());
-            if missed.is_empty() {
+            if missed.is_empty() && caught > 0 {
                 return ExitCode::SUCCESS;
             }
             println!("not caught: {}", missed.join(", "));
