@@ -91,13 +91,13 @@ impl Stage<'_> {
             }
             Deed::FreezeFenced { node, whole } => went.refused = self.freeze_and_fence(*node, *whole),
             Deed::Power { host } => {
-                self.hosts.power_off(*host);
+                self.power_off(*host);
                 self.until_moved(*host, now_ns(), self.hold * 3);
                 self.hosts.power_on(*host);
             }
             Deed::PowerWithLeader { node } => {
                 let leader = self.hosts.leader();
-                self.hosts.power_off(*node);
+                self.power_off(*node);
                 leader.inspect(|leader| self.hosts.power_off(*leader));
                 self.until_moved(*node, now_ns(), self.hold * 3);
                 leader.inspect(|leader| self.hosts.power_on(*leader));
@@ -193,22 +193,34 @@ impl Stage<'_> {
         }
     }
 
+    /// Cuts the power; where time alone proves nothing (class F0), an operator confirms it, as the book says.
+    fn power_off(&self, host: Host) {
+        let node = if MEMBERS.contains(&host) { None } else { self.hosts.node(host) };
+        self.hosts.power_off(host);
+        if let Some(node) = node.filter(|node| node["fencingClass"] == "FENCING_CLASS_F0") {
+            self.confirm_down(host, &node["incarnation"]);
+        }
+    }
+
+    fn confirm_down(&self, node: Host, incarnation: &serde_json::Value) -> Option<String> {
+        let path = format!("/v1/nodes/{}:confirmDown", name(node));
+        self.hosts.order("POST", &path, json!({"incarnation": incarnation, "reason": "its power was cut"})).err()
+    }
+
     /// The power fence in the hands of an operator: what is frozen loses its power before anybody says that it is down.
     fn freeze_and_fence(&self, node: Host, whole: bool) -> Option<String> {
         let since = now_ns();
         let incarnation = self.hosts.node(node).map(|it| it["incarnation"].clone()).unwrap_or_default();
         self.freeze(node, whole);
         self.hosts.power_off(node);
-        let path = format!("/v1/nodes/{}:confirmDown", name(node));
-        let body = json!({"incarnation": incarnation, "reason": "its power was cut"});
-        let confirmed = self.hosts.order("POST", &path, body);
+        let refused = self.confirm_down(node, &incarnation);
         self.until_moved(node, since, self.hold * 3);
         self.hosts.power_on(node);
-        confirmed.err()
+        refused
     }
 
     fn wall_clock(&mut self, host: Host) -> std::io::Result<()> {
-        self.hosts.power_off(host);
+        self.power_off(host);
         let clock = self.hosts.power_on_with_clock(host)?;
         let program = if MEMBERS.contains(&host) { "quorated" } else { "quorate-agent" };
         crate::processes::until_so("the clock is seen", || clock.is_seen_by(self.hosts, host, program));
@@ -233,7 +245,7 @@ impl Stage<'_> {
                 self.hosts.signal(node, "quorate-guard", Signal::KILL);
             }
             Victim::Machine => {
-                self.hosts.power_off(node);
+                self.power_off(node);
                 self.until_moved(node, since, self.hold * 3);
                 self.hosts.power_on(node);
             }

@@ -221,7 +221,7 @@ impl Hosts {
         for size in [1 << 16, 1 << 12, 1] {
             while file.write_all(&room[..size]).is_ok() {}
         }
-        match rustix::fs::statvfs(&self.disk())?.f_bavail {
+        match rustix::fs::statvfs(self.disk())?.f_bavail {
             0 => Ok(()),
             free => Err(io::Error::other(format!("{free} blocks are free on a full disk"))),
         }

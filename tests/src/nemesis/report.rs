@@ -45,6 +45,8 @@ pub struct Report {
     pub witness_lines: u64,
     pub observer_lines: u64,
     pub quarantined: usize,
+    /// Nodes whose class fell below F1, and why.
+    pub degraded: Vec<String>,
     pub compared: usize,
     pub seconds: u64,
 }
@@ -97,7 +99,8 @@ impl Report {
              overlaps {}, lost acknowledgements {} of {}, lost containers {}\n\
              {} histories of {} operations, {} anomalies, {} undecided; {} calls repeated under their request id\n\
              {} stale reads where asked for, {} of them told their age, {} too low (by {} ms at most)\n\
-             {} lines of witnesses, {} seen by the observer; members compared {} times; {} quarantined\n",
+             {} lines of witnesses, {} seen by the observer; members compared {} times; {} quarantined\n\
+             {} incarnations below class F1, whose power cuts an operator confirmed\n",
             self.done.len(),
             self.seconds,
             self.profile,
@@ -120,6 +123,7 @@ impl Report {
             self.observer_lines,
             self.compared,
             self.quarantined,
+            self.degraded.len(),
         );
         for what in &self.broken {
             let _ = writeln!(text, "BROKEN: {what}");
@@ -158,6 +162,7 @@ impl Report {
             "stale_ages_too_low": self.flattering_ms.len(), "too_low_by_max_ms": self.flattering_ms.iter().max(),
             "witness_lines": self.witness_lines, "observer_lines": self.observer_lines,
             "members_compared": self.compared, "quarantined": self.quarantined,
+            "below_f1": self.degraded,
             "broken": self.broken,
         })
     }
