@@ -27,10 +27,17 @@ fn annotations(member: &Member, container: &str) -> Value {
     reply.map_or(Value::Null, |reply| reply.json()["container"]["spec"]["annotations"].clone())
 }
 
+/// Whether the member itself has the annotation `value` of the ledger.
+fn has(member: &Member, value: u64) -> bool {
+    annotations(member, "ledger")["value"].as_str() == Some(&value.to_string())
+}
+
 fn annotate(cluster: &Cluster, through: usize, value: u64, padding: usize) {
     let set = json!({ "set": { "value": value.to_string(), "padding": "x".repeat(padding) } });
     cluster.members[through].order("POST", "/v1/containers/ledger:annotate", set);
 }
+
+type Damage = fn(&Path);
 
 fn standing(member: &Member) -> String {
     member.status().map_or(String::new(), |status| status["standing"].as_str().unwrap_or_default().to_owned())
@@ -63,7 +70,6 @@ fn flip(path: &Path, at: usize) {
 
 #[test]
 fn damage_is_named_by_the_member_and_its_data_is_not_used() {
-    type Damage = fn(&Path);
     let cases: [(&str, Damage); 9] = [
         ("identity file", |data| flip(&data.join("member/identity"), 30)),
         ("guard file", |data| fs::write(data.join("member/guard"), b"").expect("written")),
@@ -114,7 +120,7 @@ fn damage_is_named_by_the_member_and_its_data_is_not_used() {
     // Untouched it is what it was.
     member.data_dir = whole;
     member.start(&[]);
-    until_so("it has everything", || annotations(member, "ledger")["value"] == "3");
+    until_so("it has everything", || has(member, 3));
 }
 
 // ---- A full disk ----
@@ -160,7 +166,7 @@ fn a_full_disk_stops_one_member(name: &str, store: &str) {
     cluster.members[victim].start(&[]);
     let mut value = 1;
     annotate(&cluster, other, value, 10);
-    until_so("it follows", || annotations(&cluster.members[victim], "ledger")["value"] == value.to_string());
+    until_so("it follows", || has(&cluster.members[victim], value));
     let ballast = small.join("ballast");
     let mut file = File::create(&ballast).expect("room for a name");
     let block = vec![0x5a; 64 << 10];
@@ -192,13 +198,13 @@ fn a_full_disk_stops_one_member(name: &str, store: &str) {
     // With room again it is the member it was, and has what it missed.
     fs::remove_file(&ballast).expect("a file");
     cluster.members[victim].start(&[]);
-    until_so("it caught up", || annotations(&cluster.members[victim], "ledger")["value"] == value.to_string());
+    until_so("it caught up", || has(&cluster.members[victim], value));
     assert!(!cluster.members[victim].data_dir.join("quarantined").exists());
     // It counts: with another one gone nothing is acknowledged without it.
     cluster.members[third].kill();
     value += 1;
     annotate(&cluster, other, value, 10);
-    until_so("it has that too", || annotations(&cluster.members[victim], "ledger")["value"] == value.to_string());
+    until_so("it has that too", || has(&cluster.members[victim], value));
 }
 
 #[test]
@@ -260,7 +266,7 @@ impl Load {
     fn is_with(&self, member: &Member) -> bool {
         let held: Vec<Value> = (0..WRITERS).map(|writer| annotations(member, &format!("ledger-{writer}"))).collect();
         let acknowledged = self.acknowledged.lock().expect("nobody panics with it");
-        acknowledged.iter().all(|((writer, key), value)| held[*writer][key] == value.to_string())
+        acknowledged.iter().all(|((writer, key), value)| held[*writer][key].as_str() == Some(&value.to_string()))
     }
 }
 
@@ -289,7 +295,7 @@ fn member_that_lost_data_rejoins_by_command_while_the_cluster_serves() {
         // A follower whose records are all gone; then the leader, which does not know who it is any more, and whose
         // command line names another member.
         let leader = cluster.leader();
-        let damages: [(usize, fn(&Path), bool); 2] = [
+        let damages: [(usize, Damage, bool); 2] = [
             ((leader + 1) % 3, |data| fs::remove_dir_all(data.join("member")).expect("removed"), false),
             (leader, |data| fs::remove_file(data.join("member.toml")).expect("removed"), true),
         ];
