@@ -451,6 +451,7 @@ impl World {
     /// Everything that was broken from outside is mended, and nothing breaks any more.
     pub fn heal(&mut self) {
         self.healed = true;
+        let now = self.now;
         self.net.heal();
         let sites: Vec<Site> = self.machines.keys().copied().collect();
         for site in sites {
@@ -462,7 +463,7 @@ impl World {
             if let Some(node) = self.machines[&site].node.and_then(|id| self.nodes.get_mut(&id)) {
                 node.fail_starts_until = 0;
                 node.slow_stops = (0, 0);
-                node.hung_until = 0;
+                node.hung_until = node.hung_until.min(now);
                 node.lying_until = 0;
             }
         }
