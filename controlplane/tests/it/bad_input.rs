@@ -65,7 +65,8 @@ async fn unknown_fields_and_huge_bodies_are_refused() {
     let labels = [("a".to_owned(), "x".repeat(2 << 20))].into();
     let request = v1::JoinRequest { request_id: id(), name: "a".into(), labels, ..v1::JoinRequest::default() };
     let refusal = member.nodes().join(request).await.expect_err("too large");
-    assert_eq!(refusal.code(), Code::OutOfRange);
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&refusal), "body-too-large");
     for (verb, path, expected) in [("GET", "/v1/nothing", 404), ("PUT", "/v1/nodes", 405), ("GET", "/", 404)] {
         assert_eq!(member.http(verb, path, "").await.0, expected, "{verb} {path}");
     }
