@@ -227,8 +227,11 @@ impl Consensus {
     pub fn is_caught_up(&self, peer: MemberId, lag_max: u64) -> bool {
         let last = self.tail().last().index;
         self.node.raft.prs().get(peer.0).is_some_and(|progress| {
-            peer.0 == self.node.raft.id
-                || (progress.state == ProgressState::Replicate && progress.matched + lag_max >= last)
+            // raft goes from probing to replicating only at an entry the peer did not have: in a silent cluster never. One
+            // that has everything and was heard since the last check of the quorum keeps up as well.
+            let has_all = progress.state == ProgressState::Probe && progress.recent_active && progress.matched >= last;
+            let follows = progress.state == ProgressState::Replicate && progress.matched + lag_max >= last;
+            peer.0 == self.node.raft.id || follows || has_all
         })
     }
 
