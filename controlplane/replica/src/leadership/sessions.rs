@@ -137,22 +137,19 @@ impl Session {
     /// The revision of the set that is under way now, if one is needed.
     fn push(&mut self, link: Link, desk: &mut Desk<'_>) -> Option<Revision> {
         let (incarnation, node) = (self.incarnation?, desk.state.node(self.node)?);
-        match &node.health {
-            Health::Up { incarnation: current, .. } if *current == incarnation => {}
-            Health::Up { .. } | Health::Joined => return None,
-            // Once applied it is over for good: the sooner the node ends it, the sooner there is a receipt.
-            Health::Fencing { incarnation: over, .. } => {
-                if *over == incarnation {
-                    desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
-                }
-                return None;
-            }
-            Health::Fenced { receipt } => {
-                if receipt.incarnation == incarnation {
-                    desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
-                }
-                return None;
-            }
+        // Once applied it is over for good: the sooner the node ends it, the sooner there is a receipt. An older one is over
+        // as well: whoever registered after it, a clone maybe, has ended it, and its agent might wait for a lease for ever.
+        let over = match &node.health {
+            Health::Fencing { incarnation: over, .. } => incarnation <= *over,
+            Health::Fenced { receipt } => incarnation <= receipt.incarnation,
+            Health::Up { incarnation: current, .. } => incarnation < *current,
+            Health::Joined => false,
+        };
+        if over {
+            desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
+        }
+        if !is_up(&node.health, incarnation) {
+            return None;
         }
         let (items, wanted) = desired(desk.state, self.node, incarnation);
         let terms = desk.state.settings().terms;
