@@ -41,8 +41,8 @@ impl Replica {
                 let message = PeerMessage::Ages { round, ages, started_cold: self.cold, up_for };
                 self.effects.push(Effect::Send { to: from, message });
             }
-            PeerMessage::Ages { ages, started_cold, up_for, .. } => {
-                self.leadership.ages(self.now, from, &ages, started_cold, up_for);
+            PeerMessage::Ages { round, ages, started_cold, up_for } => {
+                self.leadership.ages(self.now, (from, round), &ages, (started_cold, up_for));
             }
             PeerMessage::AskRemaining { round, node, incarnation, fencing } => {
                 if let Some(remaining) = self.remaining(node, incarnation, fencing) {

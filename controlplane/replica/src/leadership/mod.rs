@@ -269,8 +269,8 @@ impl Leadership {
     }
 
     /// A voter answers how long ago it acknowledged the nodes asked about.
-    pub fn ages(&mut self, now: Moment, from: MemberId, ages: &[NodeAge], cold: bool, up_for: Span) {
-        self.silence.answered(now, from, ages, cold, up_for);
+    pub fn ages(&mut self, now: Moment, asked: (MemberId, u64), ages: &[NodeAge], start: (bool, Span)) {
+        self.silence.answered(now, asked, ages, start);
     }
 
     pub fn views(&self) -> BTreeMap<NodeId, NodeView> {

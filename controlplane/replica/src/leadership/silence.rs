@@ -14,7 +14,9 @@ use crate::message::{NodeAge, PeerMessage};
 #[derive(Default)]
 pub struct Silence {
     asked: Option<Moment>,
-    round: u64,
+    /// The first question of this leadership and the last; named by the clock, so that an answer to an earlier one, or to
+    /// this member before it was started again, is none to these.
+    rounds: Option<(u64, u64)>,
     /// Keyed by node; only those that are silent now.
     silent: BTreeMap<NodeId, Silent>,
     /// Keyed by member: whether it started cold, how long it was up, and when it said so.
@@ -95,9 +97,10 @@ impl Silence {
         let due = self.asked.is_none_or(|asked| desk.now.since(asked) >= ASK_EVERY);
         if due && !self.silent.is_empty() {
             self.asked = Some(desk.now);
-            self.round += 1;
+            let (first, last) = self.rounds.map_or((desk.now.0, desk.now.0), |(first, last)| (first, last + 1));
+            self.rounds = Some((first, last));
             let nodes = self.silent.iter().map(|(node, silent)| (*node, silent.incarnation)).collect();
-            desk.ask_voters(PeerMessage::AskAges { round: self.round, nodes });
+            desk.ask_voters(PeerMessage::AskAges { round: last, nodes });
         }
     }
 
@@ -175,7 +178,18 @@ impl Silence {
         }
     }
 
-    pub fn answered(&mut self, now: Moment, from: MemberId, ages: &[NodeAge], cold: bool, up_for: Span) {
+    /// An answer to the question of `round`. What was said before this leadership began counts for nothing: the ages have
+    /// grown since, and whoever said it may have been started again *(b13)*.
+    pub fn answered(
+        &mut self,
+        now: Moment,
+        (from, round): (MemberId, u64),
+        ages: &[NodeAge],
+        (cold, up_for): (bool, Span),
+    ) {
+        if !self.rounds.is_some_and(|(first, last)| (first..=last).contains(&round)) {
+            return;
+        }
         self.starts.insert(from, (cold, up_for, now));
         for age in ages {
             if let Some(silent) = self.silent.get_mut(&age.node)
