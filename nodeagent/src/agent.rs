@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::agent::MembershipIdentity;
-use cluster::{Exit, FencingClass, MemberId, NodeFacts, Profile};
+use cluster::{AgentRun, Exit, FencingClass, MemberId, NodeFacts, Profile};
 use decide::{Effect, Input, Journal};
 use tokio::runtime::{Builder, Handle, Runtime as Threads};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_SOON: Duration = Duration::from_millis(4);
 /// How long after a word to the guard its answer is looked for that often.
 const LOOK_SOON_FOR: Duration = Duration::from_secs(1);
+/// Beyond every lease and every election: somebody may have to help.
+const SILENCE_SAID_AFTER: Duration = Duration::from_secs(15);
 /// Before the mind orders its first wake.
 const FIRST_WAKE: Duration = Duration::from_millis(10);
 
@@ -159,6 +161,8 @@ struct Circle {
     work: Work,
     threads: Handle,
     session: Option<MemberId>,
+    /// When a member last said anything.
+    heard: Instant,
     wake: Instant,
     look: Instant,
     look_soon_until: Instant,
@@ -197,7 +201,9 @@ impl Circle {
             let _within = threads.enter();
             Leader::start(link::hello(&identity), seeds, inputs.clone(), pulse)
         };
-        let settings = decide::Config { node: identity.node, boot: config.boot, facts: facts.clone() };
+        // A version 4 UUID; its fixed bits keep it from being 0.
+        let run = AgentRun(uuid::Uuid::new_v4().as_u64_pair().0);
+        let settings = decide::Config { node: identity.node, boot: config.boot, run, facts: facts.clone() };
         let mind = decide::Agent::new(settings, keeper.sum().clone());
         let journal = Writer::start(keeper, move |sequence| {
             let _ = inputs.send(Input::JournalDurable { sequence });
@@ -218,6 +224,7 @@ impl Circle {
             work,
             threads: threads.clone(),
             session: None,
+            heard: now,
             wake: now + FIRST_WAKE,
             look: now,
             look_soon_until: now,
@@ -253,8 +260,15 @@ impl Circle {
 
     fn take(&mut self, input: Input) {
         match &input {
-            Input::LeaderConnected { member } => self.session = Some(*member),
+            Input::LeaderConnected { member } => {
+                self.session = Some(*member);
+                self.heard = Instant::now();
+                if let Some(address) = self.leader.address() {
+                    self.members.also(address);
+                }
+            }
             Input::LeaderLost => self.session = None,
+            Input::Reply(_) => self.heard = Instant::now(),
             Input::Facts(facts) => {
                 self.facts = NodeFacts::clone(facts);
                 self.facts_are_whole = true;
@@ -327,6 +341,21 @@ impl Circle {
         self.guarding
     }
 
+    /// What a person should know and do, if anything.
+    fn trouble(&self) -> Option<String> {
+        let silence = self.heard.elapsed();
+        if self.session.is_some() || silence < SILENCE_SAID_AFTER {
+            return None;
+        }
+        Some(format!(
+            "no member has answered for {} s at any of {}; if none of them is a member any more, start the agent again \
+             with `--member HOST:PORT` of one that is (`peer` in `quoratectl cluster status`): its containers are not \
+             touched by that",
+            silence.as_secs(),
+            self.leader.asked().join(", "),
+        ))
+    }
+
     fn status(&self) -> Status {
         let slot = self.guarding.link().slot().state();
         let left = |end: cluster::Moment| (end.0 as i64 - clock::now().0 as i64) / 1_000_000;
@@ -349,6 +378,7 @@ impl Circle {
             boot: self.mind.journal().boot.to_string(),
             lease_left_ms: self.mind.lease_end().map(left),
             leader: self.session.map(|member| member.0),
+            trouble: self.trouble(),
             guard: GuardStatus {
                 pid: slot.guard_pid,
                 alive: self.guarding.link().is_alive(),

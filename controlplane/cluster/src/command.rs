@@ -8,7 +8,9 @@ use std::sync::Arc;
 use crate::model::container::{ContainerSpec, Desired, Observed};
 use crate::model::decision::Decision;
 use crate::model::fence::{FenceCause, Proof};
-use crate::model::ids::{BootId, ContainerId, Epoch, Incarnation, MemberId, Name, NodeId, RequestId, SecretHash};
+use crate::model::ids::{
+    AgentRun, BootId, ContainerId, Epoch, Incarnation, MemberId, Name, NodeId, RequestId, SecretHash,
+};
 use crate::model::lease::LeaseTerms;
 use crate::model::node::{NodeFacts, Role};
 use crate::model::settings::Settings;
@@ -186,6 +188,9 @@ pub struct Registration {
     /// Same boot and nothing of the old incarnation is left, read under the agent's journal lock *(b10)*.
     pub empty: bool,
     pub facts: NodeFacts,
+    /// Which run of the agent asks. Until it hears the answer it asks again, and is given the same one: an answer that
+    /// was lost costs no incarnation.
+    pub run: AgentRun,
 }
 
 /// Only what is `Some` changes.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cluster::command::{Command, Entry, IntentOrder, Registration, Report, Reported, SettingsChange};
 use cluster::{
-    BootId, ContainerId, Epoch, Incarnation, MemberId, NodeId, RequestId, SecretHash, SessionId, Span, WallTime,
+    AgentRun, BootId, ContainerId, Epoch, Incarnation, MemberId, NodeId, RequestId, SecretHash, SessionId, Span,
+    WallTime,
 };
 
 use super::{
@@ -98,13 +99,14 @@ impl TryFrom<wire::SettingsChange> for SettingsChange {
 
 impl From<&Registration> for wire::RegisterNode {
     fn from(registration: &Registration) -> wire::RegisterNode {
-        let Registration { node, ends, boot, empty, facts } = registration;
+        let Registration { node, ends, boot, empty, facts, run } = registration;
         wire::RegisterNode {
             node: node.0,
             ends: ends.0,
             boot: wide_bytes(boot.0),
             empty: *empty,
             facts: Some(facts.into()),
+            run: run.0,
         }
     }
 }
@@ -119,6 +121,7 @@ impl TryFrom<wire::RegisterNode> for Registration {
             boot: BootId(wide("boot", &registration.boot)?),
             empty: registration.empty,
             facts: part("facts", registration.facts)?,
+            run: AgentRun(registration.run),
         })
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use cluster::agent::{MembershipIdentity, ToLeader};
-use cluster::{ContainerId, Epoch, Incarnation, MemberId, NodeId, OnQuorumLoss, Span};
+use cluster::{AgentRun, ContainerId, Epoch, Incarnation, MemberId, NodeId, OnQuorumLoss, Span};
 use decide::{
     Agent, Audience, Config, Effect, GuardEffect, GuardInput, GuardSays, Guardian, Happened, Input, Shape, Workload,
 };
@@ -59,7 +59,8 @@ impl World {
         // The first deed of an agent: helpers of the one before are ended, whatever they were at.
         node.works.retain(|_, work| work.phase != WorkPhase::Starting);
         let machine = &self.machines[&node.site];
-        let config = Config { node: id, boot: machine.boot, facts: node.facts(self.layout.power_switch) };
+        let (run, facts) = (AgentRun(u64::from(node.life)), node.facts(self.layout.power_switch));
+        let config = Config { node: id, boot: machine.boot, run, facts };
         let agent = Agent::new(config, node.journal.clone());
         let slot = node.guard.as_ref().map_or(GuardSays { alive: false, ..node.slot }, Guardian::slot);
         node.agent = Some(AgentProcess {
