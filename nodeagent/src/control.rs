@@ -33,6 +33,8 @@ pub struct Status {
     pub leader: Option<u64>,
     pub guard: GuardStatus,
     /// `F0` or `F1`.
+    /// What a person should know and do, if anything.
+    pub trouble: Option<String>,
     pub class: String,
     pub class_reason: String,
     pub runtimes: Vec<String>,

@@ -300,6 +300,7 @@ mod tests {
             policy: OnQuorumLoss::Keep,
             stop_grace: Span::seconds(10),
             ran: false,
+            stopping: false,
         };
         vec![
             vec![Record::Registered {
@@ -319,6 +320,10 @@ mod tests {
                 epoch: Epoch(1),
                 end: End::StartFailed { reason: "no \"room\"\n".into() },
             }],
+            vec![
+                Record::Stopping { container: ContainerId(1), epoch: Epoch(3) },
+                Record::Forgotten { containers: vec![ContainerId(2), ContainerId(7)] },
+            ],
             vec![Record::Latched { incarnation: Incarnation(9) }],
         ]
     }

@@ -144,6 +144,9 @@ fn table(status: &Status) -> String {
     text
 }
 
+    if let Some(trouble) = &status.trouble {
+        text.push_str(&format!("{:<10} {trouble}\n", "trouble"));
+    }
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log: {filter:?} is no filter"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

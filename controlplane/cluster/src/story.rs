@@ -130,7 +130,8 @@ impl Story {
 
     pub fn register(&mut self, node: NodeId, boot: u128, empty: bool, facts: NodeFacts) -> Outcome {
         let ends = self.health(node).incarnation();
-        self.outcome(Command::RegisterNode(Box::new(Registration { node, ends, boot: BootId(boot), empty, facts })))
+        let (boot, run) = (BootId(boot), AgentRun(0));
+        self.outcome(Command::RegisterNode(Box::new(Registration { node, ends, boot, empty, facts, run })))
     }
 
     pub fn health(&self, node: NodeId) -> Health {

@@ -108,7 +108,8 @@ fn another_boot_id_waits_for_the_old_incarnation() {
     room.beat(node, incarnation, 1);
     let leader = room.leader();
     let facts = room.members[&leader].state().unwrap().node(node).unwrap().facts.clone().unwrap();
-    let registration = Registration { node, ends: incarnation, boot: BootId(2), empty: false, facts: (*facts).clone() };
+    let (boot, facts, run) = (BootId(2), (*facts).clone(), AgentRun(0));
+    let registration = Registration { node, ends: incarnation, boot, empty: false, facts, run };
     room.input(leader, Input::AgentOpened { link: Link(5), node });
     room.to_agents.clear();
     room.input(leader, Input::AgentSaid { link: Link(5), message: ToLeader::Register(Box::new(registration)) });

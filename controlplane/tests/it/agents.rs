@@ -113,7 +113,8 @@ async fn an_agent_is_sent_to_the_leader_and_registers_there() {
         version: "test".into(),
         terms: Some(wire::LeaseTerms::from(&cluster::Profile::Default.terms())),
     };
-    let register = wire::RegisterNode { node, ends: 0, boot: vec![7; 16].into(), empty: true, facts: Some(facts) };
+    let boot = vec![7; 16].into();
+    let register = wire::RegisterNode { node, ends: 0, boot, empty: true, facts: Some(facts), run: 0 };
     let register = wire::FromAgent { message: Some(from_agent::Message::Register(register)) };
     out.send(register).await.expect("room");
     let registered = answers.message().await.expect("whole").and_then(|answer| answer.message);

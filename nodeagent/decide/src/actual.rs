@@ -27,6 +27,10 @@ pub enum Phase {
     /// Ordered to start.
     Starting,
     Running,
+    /// Told to stop, and that is being written: no restart of the agent undoes it. No deed was done yet.
+    Halting {
+        intent: u64,
+    },
     /// Ordered to stop; nothing turns it back *(handover)*. `end` is what its closing will say.
     Stopping {
         end: End,
@@ -85,5 +89,10 @@ impl Work {
     /// Nobody has ordered its end yet.
     pub fn is_living(&self) -> bool {
         matches!(self.phase, Phase::Beginning { .. } | Phase::Starting | Phase::Running)
+    }
+
+    /// No deed was done to end it.
+    pub fn is_untouched(&self) -> bool {
+        self.is_living() || matches!(self.phase, Phase::Halting { .. })
     }
 }

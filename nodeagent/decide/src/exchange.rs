@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, MembershipIdentity, ToAgent, ToLeader, WantedSpec};
-use cluster::{BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, OnQuorumLoss, Span};
+use cluster::{
+    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, OnQuorumLoss, Span,
+};
 
 use crate::journal::Record;
 
@@ -16,6 +18,8 @@ pub struct Config {
     pub node: NodeId,
     /// As the kernel names this boot.
     pub boot: BootId,
+    /// Drawn at random when the agent started; not 0.
+    pub run: AgentRun,
     /// `facts.terms` is replaced by the terms that are in force.
     pub facts: NodeFacts,
 }

@@ -23,7 +23,8 @@ pub struct Journal {
     pub terms: LeaseTerms,
     /// The newest revision acted on under `incarnation`; anything older is dropped *(9)*.
     pub revision: Revision,
-    /// The highest closed epoch of every container that was ever here. It and everything below never start again.
+    /// The highest closed epoch of each container. It and everything below never start again. Forgotten once no believable
+    /// set can name it: see `Agent::forget_what_cannot_come`.
     pub closed: BTreeMap<ContainerId, Closed>,
     /// What was begun and is not closed, by container and epoch.
     pub begun: BTreeMap<ContainerId, BTreeMap<Epoch, Begun>>,
@@ -56,6 +57,10 @@ pub struct Begun {
     pub stop_grace: Span,
     /// It was seen running. Without this, an epoch that is gone after a restart never started.
     pub ran: bool,
+    /// Its end was ordered: whoever finds it alive goes on ending it, and nothing turns that back *(handover)*. Noted of
+    /// `keep` epochs only; no other outlives the incarnation that was told.
+    #[serde(default)]
+    pub stopping: bool,
 }
 
 /// One change.
@@ -97,10 +102,18 @@ pub enum Record {
         container: ContainerId,
         epoch: Epoch,
     },
+    Stopping {
+        container: ContainerId,
+        epoch: Epoch,
+    },
     Closed {
         container: ContainerId,
         epoch: Epoch,
         end: End,
+    },
+    /// The closed epochs of these are forgotten.
+    Forgotten {
+        containers: Vec<ContainerId>,
     },
 }
 
@@ -152,11 +165,21 @@ impl Journal {
                 self.begun.entry(*container).or_default().insert(*epoch, *begun);
             }
             Record::Ran { container, epoch } => {
-                if let Some(begun) = self.begun.get_mut(container).and_then(|epochs| epochs.get_mut(epoch)) {
+                if let Some(begun) = self.begun_mut(*container, *epoch) {
                     begun.ran = true;
                 }
             }
+            Record::Stopping { container, epoch } => {
+                if let Some(begun) = self.begun_mut(*container, *epoch) {
+                    begun.stopping = true;
+                }
+            }
             Record::Closed { container, epoch, end } => self.close(*container, *epoch, end),
+            Record::Forgotten { containers } => {
+                for container in containers {
+                    self.closed.remove(container);
+                }
+            }
         }
     }
 
@@ -193,6 +216,10 @@ impl Journal {
 
     pub fn begun(&self, container: ContainerId, epoch: Epoch) -> Option<&Begun> {
         self.begun.get(&container)?.get(&epoch)
+    }
+
+    fn begun_mut(&mut self, container: ContainerId, epoch: Epoch) -> Option<&mut Begun> {
+        self.begun.get_mut(&container)?.get_mut(&epoch)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use cluster::agent::{DesiredItem, DesiredSet, Wanted};
 use cluster::command::Reported;
-use cluster::{End, Exit, Moment, Observed, OnQuorumLoss, Span};
+use cluster::{ContainerId, End, Exit, Moment, Observed, OnQuorumLoss, Span};
 use planted::planted;
 
 use crate::actual::{Key, Phase, Work};
@@ -29,10 +29,29 @@ impl Agent {
         let desired = &self.desired;
         self.reports
             .settle(set.revision, |container, epoch| desired.item(container).is_some_and(|item| item.epoch <= epoch));
+        self.forget_what_cannot_come();
+    }
+
+    /// Forgets closed epochs of containers that the set just accepted does not name and of which nothing is here. No set
+    /// that this node will believe can name such an epoch: one of a lower revision is dropped, of another incarnation
+    /// too; at this revision the state gives the node nothing of the container, so whatever it is given later is a new
+    /// assignment, and its epoch is above all that were ever given. What a registration takes over at the epoch it had
+    /// *(keep)* is what the incarnation before it was assigned, and its last set names that, or it came after that set.
+    fn forget_what_cannot_come(&mut self) {
+        let gone = |container: &&ContainerId| {
+            self.desired.item(**container).is_none()
+                && !self.actual.has(**container)
+                && !self.journal.begun.contains_key(*container)
+        };
+        let containers: Vec<ContainerId> = self.journal.closed.keys().filter(gone).copied().collect();
+        if !containers.is_empty() {
+            self.write(Record::Forgotten { containers });
+        }
     }
 
     pub(crate) fn reconcile(&mut self, now: Moment) {
         self.stop_again(now);
+        self.stop_what_halts(now);
         if !std::mem::take(&mut self.stirred) || !matches!(self.standing, Standing::Serving { .. }) {
             return;
         }
@@ -80,6 +99,7 @@ impl Agent {
                 policy: item.on_quorum_loss,
                 stop_grace: spec.spec.stop_grace,
                 ran: false,
+                stopping: false,
             };
             let intent = self.write(Record::Begun { container: key.0, epoch: key.1, begun });
             self.actual.insert(key, begun.work(Phase::Beginning { intent }));
@@ -108,6 +128,7 @@ impl Agent {
                 policy: item.on_quorum_loss,
                 stop_grace: Span::ZERO,
                 ran: false,
+                stopping: false,
             };
             self.actual.insert(key, begun.work(Phase::Running));
             self.close(key, End::Stopped);
@@ -128,26 +149,50 @@ impl Agent {
         self.observe(now, key, item.on_quorum_loss, Observed::Closed { end });
     }
 
+    /// What may outlive the incarnation is first noted to be stopping: the agent that adopts it after a restart, maybe as
+    /// another incarnation, ends what was begun.
     fn stop_gracefully(&mut self, now: Moment, keys: Vec<Key>) {
         for key in keys {
+            let Some(work) = self.actual.get(key) else { continue };
+            let begun = matches!(work.phase, Phase::Starting | Phase::Running);
+            if begun && work.policy == OnQuorumLoss::Keep {
+                let intent = self.write(Record::Stopping { container: key.0, epoch: key.1 });
+                if let Some(work) = self.actual.get_mut(key) {
+                    work.phase = Phase::Halting { intent };
+                }
+            } else {
+                let grace = work.stop_grace;
+                self.stop(now, key, End::Stopped, grace);
+            }
+        }
+    }
+
+    /// Stops what is durably noted to be stopping.
+    fn stop_what_halts(&mut self, now: Moment) {
+        let durable = self.durable;
+        let noted = |_, work: &Work| matches!(work.phase, Phase::Halting { intent } if intent <= durable);
+        for key in self.actual.keys_where(noted) {
             let grace = self.actual.get(key).map_or(Span::ZERO, |work| work.stop_grace);
             self.stop(now, key, End::Stopped, grace);
         }
     }
 
-    /// At once, for all that still live and for which `claim` holds.
+    /// At once, for all that was not touched yet and for which `claim` holds: the end of an incarnation waits for no disk.
     pub(crate) fn stop_all(&mut self, now: Moment, claim: impl Fn(Key, &Work) -> bool) {
-        for key in self.actual.keys_where(|key, work| work.is_living() && claim(key, work)) {
+        for key in self.actual.keys_where(|key, work| work.is_untouched() && claim(key, work)) {
+            if self.actual.get(key).is_some_and(|work| work.policy == OnQuorumLoss::Keep) {
+                self.write(Record::Stopping { container: key.0, epoch: key.1 });
+            }
             self.stop(now, key, End::Stopped, Span::ZERO);
         }
     }
 
-    fn stop(&mut self, now: Moment, key @ (container, epoch): Key, end: End, grace: Span) {
+    pub(crate) fn stop(&mut self, now: Moment, key @ (container, epoch): Key, end: End, grace: Span) {
         let Some(work) = self.actual.get_mut(key) else { return };
         let policy = work.policy;
         match work.phase {
             Phase::Beginning { .. } => self.close(key, end),
-            Phase::Starting | Phase::Running => {
+            Phase::Starting | Phase::Running | Phase::Halting { .. } => {
                 work.phase = Phase::Stopping { end: end.clone(), again: None };
                 self.out.push(Effect::Stop { container, epoch, grace });
                 if end == End::Stopped {
@@ -209,7 +254,13 @@ impl Agent {
             (Happened::Exited { exit }, Phase::Starting | Phase::Running) => {
                 self.stop(now, key, End::Exited(exit), Span::ZERO)
             }
+            // It ended by itself, or never came to be, between the order to stop it and the deed.
+            (
+                Happened::Exited { .. } | Happened::StartFailed { .. } | Happened::ClaimRefused { .. },
+                Phase::Halting { .. },
+            ) => self.stop(now, key, End::Stopped, Span::ZERO),
             (Happened::Stopped, Phase::Stopping { end, .. }) => self.close(key, end),
+            (Happened::Stopped, Phase::Halting { .. }) => self.close(key, End::Stopped),
             (Happened::Stopped, Phase::Starting | Phase::Running) => self.close(key, End::Exited(Exit::Unknown)),
             (Happened::StopFailed { reason }, Phase::Stopping { end, .. }) => {
                 self.say(format!("{} {} does not stop: {reason}", key.0, key.1));

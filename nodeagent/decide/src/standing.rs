@@ -231,8 +231,9 @@ impl Agent {
         self.asked
     }
 
-    /// What the control groups and the mount table show. At the first look what was begun and lives is adopted, and what
-    /// was begun and is gone is closed; whatever else is there, then or later, has to go.
+    /// What the control groups and the mount table show. At the first look what was begun and lives is adopted, what was
+    /// stopping goes on stopping, and what was begun and is gone is closed; whatever else is there, then or later, has to
+    /// go.
     pub(crate) fn found(&mut self, now: Moment, ask: u64, workloads: &[Workload]) {
         if ask <= self.seen || ask > self.asked {
             return;
@@ -278,6 +279,9 @@ impl Agent {
         self.actual.insert(key, work);
         self.run(now, key);
     }
+        if begun.stopping {
+            return self.stop(now, key, End::Stopped, begun.stop_grace);
+        }
 
     fn clear_away(&mut self, key: Key, workload: &Workload) {
         let end = match self.journal.begun(key.0, key.1) {
@@ -301,9 +305,10 @@ impl Agent {
             if self.actual.get(key).is_some() {
                 continue;
             }
-            let end = match begun.ran {
-                true => End::Exited(Exit::Unknown),
-                false => End::StartFailed { reason: "the agent ended while it was starting".into() },
+            let end = match (begun.stopping, begun.ran) {
+                (true, _) => End::Stopped,
+                (false, true) => End::Exited(Exit::Unknown),
+                (false, false) => End::StartFailed { reason: "the agent ended while it was starting".into() },
             };
             if self.is_same_boot() {
                 self.actual.insert(key, begun.work(Phase::Running));
@@ -329,6 +334,7 @@ impl Agent {
             facts,
         };
         self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));
+            run: self.config.run,
         self.standing = Standing::Registering { again: now + UNANSWERED };
     }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bench::*;
 use cluster::agent::*;
-use cluster::command::Reported;
+use cluster::command::{Registration, Reported};
 use cluster::*;
 use decide::*;
 
@@ -42,6 +42,8 @@ struct Members {
     over: bool,
     epochs: BTreeMap<u64, u64>,
     wanted: BTreeMap<u64, DesiredItem>,
+    /// The run of the agent that the current incarnation was given to, and the one that it ended.
+    registered_by: (AgentRun, u64),
     /// Sets that were sent, for repetitions and late arrivals.
     sent: Vec<DesiredSet>,
 }
@@ -60,7 +62,11 @@ struct World {
     deeds: Vec<Deed>,
     started: BTreeSet<(ContainerId, Epoch)>,
     latched: BTreeSet<Incarnation>,
-    registrations: Vec<(u64, BootId, bool)>,
+    /// The highest epoch of each container that was ever closed on disk, forgotten since or not.
+    closed: BTreeMap<ContainerId, Epoch>,
+    /// Kept epochs whose graceful end was ordered.
+    ending: BTreeSet<(ContainerId, Epoch)>,
+    registrations: Vec<Registration>,
     connected: bool,
 }
 
@@ -76,6 +82,7 @@ impl World {
             over: true,
             epochs: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            registered_by: (AgentRun(0), 0),
             sent: Vec::new(),
         };
         World {
@@ -85,6 +92,8 @@ impl World {
             deeds: Vec::new(),
             started: BTreeSet::new(),
             latched: BTreeSet::new(),
+            closed: BTreeMap::new(),
+            ending: BTreeSet::new(),
             registrations: Vec::new(),
             connected: false,
         }
@@ -136,7 +145,9 @@ impl World {
         let container = 1 + self.dice.roll(CONTAINERS);
         self.members.index += 1;
         let epoch = self.members.epochs.entry(container).or_insert(0);
-        *epoch += u64::from(!self.dice.one_in(4));
+        // What the node had no part in is given to it under an epoch of its own.
+        let anew = !self.members.wanted.contains_key(&container);
+        *epoch += u64::from(anew || !self.dice.one_in(4));
         let wanted = [Wanted::Run, Wanted::Run, Wanted::Stop, Wanted::Prepare][self.dice.roll(4) as usize];
         let policy = if container == CONTAINERS { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop };
         let item = DesiredItem { on_quorum_loss: policy, ..item(container, *epoch, wanted) };
@@ -172,12 +183,19 @@ impl World {
 
     /// As `apply` would: only a registration that names the current incarnation, over or proven empty, is taken.
     fn answer_registration(&mut self) {
-        let Some((ends, boot, empty)) = self.registrations.pop() else { return };
+        let Some(Registration { ends: Incarnation(ends), boot, empty, run, .. }) = self.registrations.pop() else {
+            return;
+        };
+        if !self.members.over && self.members.registered_by == (run, ends) && boot == self.members.boot {
+            self.bench.register_as(self.members.current);
+            return;
+        }
         let fenced = self.members.over || (empty && boot == self.members.boot) || self.dice.one_in(2);
         self.members.index += 1;
         if ends == self.members.current && fenced {
             self.members.current = self.members.index;
             self.members.boot = boot;
+            self.members.registered_by = (run, ends);
             self.members.over = false;
             if !self.dice.one_in(4) {
                 self.bench.register_as(self.members.current);
@@ -284,7 +302,15 @@ impl World {
                         shape: Shape::Alive,
                     }));
                 }
-                Effect::Stop { container, epoch, .. } => self.deeds.push(Deed::Stop(container, epoch)),
+                Effect::Stop { container, epoch, grace } => {
+                    self.deeds.push(Deed::Stop(container, epoch));
+                    let kept = self.bench.agent.journal().begun(container, epoch);
+                    if grace > Span::ZERO && kept.is_some_and(|begun| begun.policy == OnQuorumLoss::Keep) {
+                        let noted = self.bench.disk.begun(container, epoch).is_some_and(|begun| begun.stopping);
+                        assert!(noted, "{container} {epoch} is being stopped and that is not on disk");
+                        self.ending.insert((container, epoch));
+                    }
+                }
                 Effect::Journal { record: Record::Latched { incarnation }, .. } => {
                     self.latched.insert(incarnation);
                 }
@@ -315,7 +341,7 @@ impl World {
                 assert_eq!(self.bench.disk.incarnation, ends);
                 assert!(matches!(self.bench.disk.life, Life::Over(_)), "registers before {ends} is over on disk");
                 assert!(!registration.empty || self.bench.tree.is_empty(), "called empty: {:?}", self.bench.tree);
-                self.registrations.push((ends.0, registration.boot, registration.empty));
+                self.registrations.push(*registration);
             }
             ToLeader::Ended { incarnation, .. } => {
                 assert!(self.latched.contains(&incarnation), "{incarnation} said to be over and never latched");
@@ -327,9 +353,14 @@ impl World {
             }
             ToLeader::Report { reports, .. } => {
                 for report in reports {
+                    if report.what == Reported::Observed(Observed::Running) {
+                        let ending = self.ending.contains(&(report.container, report.epoch));
+                        assert!(!ending, "{} {} was ending and runs again", report.container, report.epoch);
+                    }
                     if let Reported::Observed(Observed::Closed { .. }) = report.what {
                         let key = (report.container, report.epoch);
-                        assert!(self.bench.disk.is_closed(key.0, key.1), "{key:?} closed in word and not on disk");
+                        let closed = self.closed.get(&key.0).copied().max(self.bench.disk.closed_epoch(key.0));
+                        assert!(closed >= Some(key.1), "{key:?} closed in word and not on disk");
                         assert!(!self.bench.tree.contains_key(&key), "{key:?} said to be closed and is here");
                     }
                 }
@@ -345,6 +376,10 @@ impl World {
         assert!(slot.deadline.is_none_or(|at| at <= limit), "a deadline beyond every lease");
         if slot.latched {
             self.latched.insert(slot.incarnation);
+        }
+        for (container, closed) in &self.bench.disk.closed {
+            let highest = self.closed.entry(*container).or_default();
+            *highest = closed.epoch.max(*highest);
         }
         for workload in self.bench.tree.values() {
             let at = (workload.container, workload.epoch);

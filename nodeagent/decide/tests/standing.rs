@@ -5,6 +5,7 @@ mod bench;
 
 use bench::*;
 use cluster::agent::*;
+use cluster::command::Registration;
 use cluster::*;
 use decide::*;
 
@@ -37,7 +38,8 @@ fn nothing_is_said_before_the_guard_has_spoken_and_what_runs_was_seen() {
 impl Bench {
     fn restart_without_word(&mut self) {
         self.answers.guard = false;
-        self.agent = Agent::new(Config { node: NODE, boot: self.boot, facts: facts() }, self.disk.clone());
+        let config = Config { node: NODE, boot: self.boot, run: AgentRun(2), facts: facts() };
+        self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.send(Input::Tick);
     }
@@ -299,6 +301,30 @@ fn an_incarnation_the_state_knows_and_the_journal_does_not_is_latched_and_then_e
 }
 
 #[test]
+fn a_registration_whose_answer_is_lost_is_asked_for_again_as_the_same() {
+    let asked = |orders: &[Effect]| -> Vec<Registration> {
+        let registration = |effect: &Effect| match effect {
+            Effect::ToLeader(ToLeader::Register(registration)) => Some(Registration::clone(registration)),
+            _ => None,
+        };
+        orders.iter().filter_map(registration).collect()
+    };
+    let mut bench = Bench::connected();
+    bench.run(1_000);
+    bench.send(Input::LeaderLost);
+    bench.send(Input::LeaderConnected { member: MemberId(2) });
+    let orders = bench.take();
+    let [first, rest @ ..] = &asked(&orders)[..] else { panic!("{:?}", lines(&orders)) };
+    assert!(rest.len() >= 2 && rest.iter().all(|again| again == first), "{rest:?}");
+    // Another run of the agent cannot know what was answered to this one.
+    bench.restart();
+    bench.send(Input::LeaderConnected { member: MemberId(2) });
+    let again = asked(&bench.take());
+    assert!(again.iter().all(|again| (again.ends, again.boot) == (first.ends, first.boot) && again.run != first.run));
+    assert!(!again.is_empty());
+}
+
+#[test]
 fn a_registration_that_cannot_be_had_yet_is_asked_for_again_after_a_heartbeat() {
     let mut bench = Bench::connected();
     bench.take();
@@ -438,7 +464,7 @@ fn who_leaves_stops_everything_latches_and_only_then_says_so() {
     let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
     bench.answers.hands = false;
     bench.send(Input::Leave);
-    assert_eq!(lines(&bench.take()), ["stop c1 e7 10000", "report c1 e7 stopping"]);
+    assert_eq!(lines(&bench.take()), ["journal stopping c1 e7", "stop c1 e7 10000", "report c1 e7 stopping"]);
     assert!(!has(&bench.want(11, &[item(2, 1, Wanted::Run)]), "journal begun"), "nothing starts any more");
     bench.run_leased(2_000);
     assert!(has(&bench.take(), "heartbeat"), "the lease is kept while it stops");

@@ -202,6 +202,91 @@ fn a_target_that_cannot_says_why_and_is_not_asked_twice() {
     assert!(!has(&bench.want(11, &[item(1, 7, Wanted::Prepare)]), "prepare"));
 }
 
+/// In the middle of a handoff the agent dies, and then its lease runs out: what is kept would be adopted by the next
+/// incarnation. It stays on its way out all the same, and the way there is on disk before the first step.
+#[test]
+fn an_end_that_was_begun_of_what_is_kept_outlives_the_agent_and_its_incarnation() {
+    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
+    bench.answers = Answers { hands: false, disk: false, ..Answers::ALL };
+    assert!(!has(&bench.want(11, &[kept(item(1, 7, Wanted::Stop))]), "stop"), "the order is not on disk yet");
+    bench.answers.disk = true;
+    let written = bench.sync();
+    bench.release(written);
+    in_order(&bench.take(), &["journal stopping c1 e7", "stop c1 e7 10000", "report c1 e7 stopping"]);
+
+    bench.restart();
+    bench.send(Input::LeaderConnected { member: MemberId(1) });
+    let orders = bench.take();
+    assert!(has(&orders, "stop c1 e7 10000") && !has(&orders, "report c1 e7 running"), "{:?}", lines(&orders));
+    bench.run(4_000);
+    let orders = bench.take();
+    assert!(has(&orders, "latch i5") && !has(&orders, "register"), "it has to go first: {:?}", lines(&orders));
+    bench.tree.clear();
+    bench.happened(1, 7, Happened::Stopped);
+    in_order(&bench.take(), &["journal closed c1 e7: stopped", "ended i5 guard", "register ends i5, empty"]);
+    bench.register_as(20);
+    bench.grant();
+    assert!(has(&bench.take(), "report c1 e7 closed, stopped"));
+    // Where the state took what is kept over at the epoch it had.
+    bench.want(21, &[kept(item(1, 7, Wanted::Run))]);
+    bench.run_leased(2_000);
+    let orders = bench.take();
+    assert!(has(&orders, "report c1 e7 closed, stopped") && !has(&orders, "start"), "{:?}", lines(&orders));
+}
+
+#[test]
+fn what_was_stopping_and_is_gone_after_a_restart_was_stopped() {
+    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
+    bench.answers.hands = false;
+    bench.want(11, &[kept(item(1, 7, Wanted::Stop))]);
+    bench.tree.clear();
+    bench.restart();
+    assert!(has(&bench.take(), "journal closed c1 e7: stopped"), "nobody asked for a restart of it");
+}
+
+#[test]
+fn the_end_of_an_incarnation_waits_for_no_disk() {
+    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
+    bench.answers = Answers { hands: false, disk: false, ..Answers::ALL };
+    bench.want(11, &[]);
+    bench.take();
+    bench.send(Input::FromLeader(ToAgent::Void { incarnation: Incarnation(5) }));
+    assert!(has(&bench.take(), "stop c1 e7 0"));
+}
+
+/// A node that lives for years sees many containers come and go: its journal holds those that may still be named.
+#[test]
+fn a_closed_epoch_is_forgotten_when_no_set_can_name_it_any_more() {
+    let mut bench = Bench::running();
+    bench.want(11, &[item(1, 7, Wanted::Stop)]);
+    bench.want(12, &[item(1, 7, Wanted::Stop), item(2, 1, Wanted::Run)]);
+    assert_eq!(bench.disk.closed_epoch(ContainerId(1)), Some(Epoch(7)), "it is still asked for");
+    bench.take();
+    in_order(&bench.want(13, &[item(2, 1, Wanted::Run)]), &["journal seen r13", "journal forgotten c1"]);
+    assert!(bench.disk.closed.is_empty());
+    for agent in ["this agent", "the next"] {
+        for revision in [10, 11, 12] {
+            let orders = bench.want(revision, &[item(1, 7, Wanted::Run)]);
+            assert!(!has(&orders, "journal begun") && !has(&orders, "start"), "{agent} at {revision}");
+        }
+        bench.restart();
+    }
+    assert!(has(&bench.want(14, &[item(1, 8, Wanted::Run), item(2, 1, Wanted::Run)]), "start c1 e8"));
+}
+
+#[test]
+fn a_closed_epoch_is_not_forgotten_while_a_later_one_is_still_here() {
+    let mut bench = Bench::running();
+    bench.want(11, &[item(1, 8, Wanted::Run)]);
+    assert_eq!(bench.disk.closed_epoch(ContainerId(1)), Some(Epoch(7)));
+    bench.answers.hands = false;
+    assert!(!has(&bench.want(12, &[]), "journal forgotten"));
+    bench.tree.clear();
+    bench.happened(1, 8, Happened::Stopped);
+    assert_eq!(bench.disk.closed_epoch(ContainerId(1)), Some(Epoch(8)));
+    assert!(has(&bench.want(13, &[]), "journal forgotten c1"));
+}
+
 #[test]
 fn a_closing_is_said_until_a_newer_set_no_longer_asks_for_it() {
     let mut bench = Bench::running();

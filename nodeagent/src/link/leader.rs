@@ -38,6 +38,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub struct Leader {
     orders: mpsc::UnboundedSender<Order>,
     candidates: watch::Sender<BTreeSet<String>>,
+    at: watch::Receiver<Option<String>>,
 }
 
 enum Order {
@@ -55,9 +56,10 @@ impl Leader {
     ) -> Leader {
         let (orders, receiver) = mpsc::unbounded_channel();
         let (candidates, receive_candidates) = watch::channel(seeds.into_iter().collect());
+        let (say_where, at) = watch::channel(None);
         let seeker = Seeker { hello, candidates: receive_candidates, pulse };
-        tokio::spawn(attend(seeker, receiver, inputs));
-        Leader { orders, candidates }
+        tokio::spawn(attend(seeker, receiver, inputs, say_where));
+        Leader { orders, candidates, at }
     }
 
     /// Finds the leader, unless there is a session.
@@ -68,6 +70,16 @@ impl Leader {
     /// Lost without a session.
     pub fn say(&self, said: &ToLeader) {
         let _ = self.orders.send(Order::Say(Box::new(said.into())));
+    }
+
+    /// Where the last session was opened.
+    pub fn address(&self) -> Option<String> {
+        self.at.borrow().clone()
+    }
+
+    /// Who is asked for a session, hints apart.
+    pub fn asked(&self) -> Vec<String> {
+        self.candidates.borrow().iter().cloned().collect()
     }
 
     /// Who may lead, besides the seeds and whoever is hinted at.
@@ -93,7 +105,12 @@ enum Next {
     End,
 }
 
-async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inputs: mpsc::UnboundedSender<Input>) {
+async fn attend(
+    seeker: Seeker,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    inputs: mpsc::UnboundedSender<Input>,
+    say_where: watch::Sender<Option<String>>,
+) {
     let mut pause = Pause::new();
     loop {
         match orders.recv().await {
@@ -108,6 +125,7 @@ async fn attend(seeker: Seeker, mut orders: mpsc::UnboundedReceiver<Order>, inpu
             while let Ok(order) = orders.try_recv() {
                 drop(order);
             }
+            say_where.send_replace(Some(session.address.clone()));
             let _ = inputs.send(Input::LeaderConnected { member: session.member });
             let welcome = Instant::now();
             let next = hold(&seeker, session, &mut orders, &inputs).await;

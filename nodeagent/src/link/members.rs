@@ -71,6 +71,15 @@ impl Members {
         self.reach(addresses.into_iter());
     }
 
+    /// Reaches `address` as well, until the next membership is followed. A node that was cut off while every voter it knew
+    /// was replaced finds the leader by another way, and the leader's acknowledgement tells it who votes now.
+    pub fn also(&mut self, address: String) {
+        if !self.connections.contains_key(&address) {
+            let connection = self.begin(address.clone());
+            self.connections.insert(address, connection);
+        }
+    }
+
     /// Hands the heartbeat to the connections; never waits.
     pub fn send(&mut self, to: Audience, heartbeat: Heartbeat) {
         match to {

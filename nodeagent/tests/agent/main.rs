@@ -16,7 +16,7 @@ use cluster::{
     BootId, ClusterId, ContainerId, End, Epoch, Exit, Generation, Incarnation, LeaseTerms, NodeId, Observed,
     OnQuorumLoss, Profile, Proof, Span,
 };
-use member::{CLUSTER, Member, NODE, SECRET, Shared, agree};
+use member::{CLUSTER, Member, NODE, SECRET, Shared, agree, agree_later};
 use nodeagent::control;
 use nodeagent::drivers::claims::{self, Claim};
 use nodeagent::identity::Identity;
@@ -539,6 +539,39 @@ fn restarted_member_is_heard_again_long_before_the_lease_ends() {
     until("the session is open again", || shared.truth().sessions.len() >= 2);
     assert_eq!(shared.truth().registrations.len(), 1, "nothing was lost by it");
     machine.run(7, 1, OnQuorumLoss::Stop);
+}
+
+/// Cut off while its members are replaced one by one, a node knows only addresses at which nobody is any more. One that it
+/// was given beside them, such as a name, leads back: by the leader's acknowledgements it learns who votes now.
+#[test]
+fn node_whose_voters_were_all_replaced_finds_back_by_an_address_it_was_given() {
+    let shared = Shared::new(Profile::Fast.terms());
+    let old: Vec<Member> = (1..=3).map(|id| Member::start(id, &shared, ANY)).collect();
+    agree(&shared, &old.iter().collect::<Vec<_>>());
+    // Nobody is there yet.
+    let standing_in = Member::start(9, &shared, ANY);
+    let given = standing_in.address;
+    drop(standing_in);
+    let mut machine = Machine::new("replaced", &shared, &old.iter().collect::<Vec<_>>());
+    machine.start(&["--member", &given.to_string()]);
+    machine.until_registered(1);
+    until("the lease is held", || machine.status().is_some_and(|status| status.lease_left_ms > Some(0)));
+
+    drop(old);
+    shared.change(|truth| (truth.leader, truth.membership) = (0, None));
+    let trouble = || machine.status().and_then(|status| status.trouble).unwrap_or_default();
+    until("it says what to do", || trouble().contains("--member HOST:PORT"));
+    assert!(trouble().contains(&given.to_string()), "and whom it asks: {}", trouble());
+
+    let mut new = vec![Member::start(4, &shared, given)];
+    new.extend([5, 6].map(|id| Member::start(id, &shared, ANY)));
+    agree_later(&shared, &new.iter().collect::<Vec<_>>());
+    shared.change(|truth| truth.leader = 4);
+    machine.until_registered(2);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    assert_eq!(machine.status().expect("it answers").trouble, None);
+    let known = || fs::read_to_string(machine.state_dir().join("members")).unwrap_or_default();
+    until("the new members are noted", || new.iter().all(|member| known().contains(&member.address.to_string())));
 }
 
 #[test]

@@ -264,9 +264,18 @@ impl Member {
 
 /// The membership of `members`, acknowledged by all from now on.
 pub fn agree(shared: &Shared, members: &[&Member]) {
+    agree_at(shared, members, 1);
+}
+
+/// The same, as a later entry of the log.
+pub fn agree_later(shared: &Shared, members: &[&Member]) {
+    agree_at(shared, members, 2);
+}
+
+fn agree_at(shared: &Shared, members: &[&Member], index: u64) {
     let voters: Arc<[MemberId]> = members.iter().map(|member| MemberId(member.id)).collect();
     let addresses = members.iter().map(|member| (MemberId(member.id), member.address.to_string().into())).collect();
-    let identity = MembershipIdentity { term: 1, index: 1, voters, outgoing: [].into(), addresses };
+    let identity = MembershipIdentity { term: 1, index, voters, outgoing: [].into(), addresses };
     shared.truth().membership = Some(Arc::new(identity));
 }
 

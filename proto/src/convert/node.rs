@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cluster::{
-    BootId, Health, Incarnation, Intent, Member, MemberId, Membership, Node, NodeFacts, NodeId, Resources, Revision,
-    Role, SecretHash,
+    AgentRun, BootId, Health, Incarnation, Intent, Member, MemberId, Membership, Node, NodeFacts, NodeId, RegisteredBy,
+    Resources, Revision, Role, SecretHash,
 };
 
 use super::{
@@ -129,7 +129,9 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
 
 impl From<&Node> for wire::Node {
     fn from(node: &Node) -> wire::Node {
-        let Node { id, name, role, intent, health, secret, labels, failure_domain, facts, joined } = node;
+        let Node { id, name, role, intent, health, secret, labels, failure_domain, facts, joined, registered_by } =
+            node;
+        let (run, ends) = registered_by.0.unwrap_or_default();
         wire::Node {
             id: id.0,
             name: name.to_string(),
@@ -141,6 +143,8 @@ impl From<&Node> for wire::Node {
             failure_domain: text(failure_domain),
             facts: facts.as_deref().map(Into::into),
             joined: joined.0,
+            registered_run: run.0,
+            registered_ends: ends.0,
         }
     }
 }
@@ -160,6 +164,7 @@ impl TryFrom<wire::Node> for Node {
             failure_domain: node.failure_domain.into(),
             facts: maybe("facts", node.facts)?.map(Arc::new),
             joined: Revision(node.joined),
+            registered_by: RegisteredBy::new(AgentRun(node.registered_run), Incarnation(node.registered_ends)),
         })
     }
 }

@@ -245,6 +245,7 @@ pub fn commands() -> Vec<(String, Command)> {
                 boot: boot(5),
                 empty: true,
                 facts: facts(),
+                run: AgentRun(0),
             }))],
         ),
         ("set_node_role", vec![Command::SetNodeRole { node, role: Role::Active }]),
@@ -469,6 +470,7 @@ pub fn state() -> State {
         id: MemberId(id),
         name: name(&format!("member-{id}")),
         peer_address: format!("10.0.0.{id}:7441").into(),
+        registered_by: RegisteredBy::default(),
         api_address: format!("10.0.0.{id}:7440").into(),
         secret: SecretHash(u128::from(id)),
         added: Revision(id),
@@ -584,7 +586,8 @@ pub fn heartbeat_replies() -> Vec<HeartbeatReply> {
 
 pub fn to_leader() -> Vec<ToLeader> {
     let incarnation = Incarnation(20);
-    let registration = Registration { node: NodeId(1), ends: incarnation, boot: boot(7), empty: false, facts: facts() };
+    let (boot, run) = (boot(7), AgentRun(0));
+    let registration = Registration { node: NodeId(1), ends: incarnation, boot, empty: false, facts: facts(), run };
     let mut all = vec![
         ToLeader::Register(Box::new(registration)),
         ToLeader::Report { incarnation, reports: reports() },

@@ -182,6 +182,7 @@ async fn enter(mut nodes: NodeServiceClient<Channel>, peer: Channel, number: usi
         ends: Incarnation(0),
         boot: boot(node),
         empty: true,
+        run: AgentRun(0),
         facts: NodeFacts {
             class: FencingClass::F1,
             class_reason: "simulated".into(),

@@ -4,12 +4,13 @@
 
 use cluster::agent::{Heartbeat, ToLeader};
 use cluster::command::Registration;
-use cluster::{BootId, Health, Incarnation, Moment, NodeId};
+use cluster::{AgentRun, BootId, Health, Incarnation, Moment, NodeId};
 
 use crate::sim::agents::heartbeat_link;
 use crate::sim::clock::{MS, SECOND};
+use crate::sim::happenings::{End, Happening, Mail};
 use crate::sim::host::Session;
-use crate::sim::world::{End, Happening, Mail, World};
+use crate::sim::world::World;
 use replica::Link;
 
 /// No agent has this life.
@@ -46,7 +47,8 @@ impl World {
             return true;
         }
         let facts = self.nodes[&id].facts(self.layout.power_switch);
-        let registration = Registration { node: id, ends: health.incarnation(), boot, empty: true, facts };
+        let (ends, run) = (health.incarnation(), AgentRun(0));
+        let registration = Registration { node: id, ends, boot, empty: true, facts, run };
         self.stray_session(id, vec![ToLeader::Register(Box::new(registration))])
     }
 

@@ -60,7 +60,7 @@ impl Measured {
             terms: Profile::Default.terms(),
         };
         let boot = BootId(u128::from(node.0));
-        let registration = Registration { node, ends: Incarnation(0), boot, empty: false, facts };
+        let registration = Registration { node, ends: Incarnation(0), boot, empty: false, facts, run: AgentRun(0) };
         self.done(Command::RegisterNode(Box::new(registration)));
     }
 

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::model::fence::{Proof, ReceiptScope};
 use crate::model::ids::{Incarnation, Name, NodeId, SecretHash};
 use crate::model::lease::LeaseTerms;
-use crate::model::node::{Health, Intent, Node, Role};
+use crate::model::node::{Health, Intent, Node, RegisteredBy, Role};
 
 impl Step<'_> {
     pub(super) fn join_node(
@@ -41,15 +41,23 @@ impl Step<'_> {
             failure_domain: Arc::clone(failure_domain),
             facts: None,
             joined: self.index,
+            registered_by: RegisteredBy::default(),
         });
         self.events.push(Event::NodeJoined { node: id, name: name.clone(), role });
         Ok(Done::Node(id))
     }
 
     pub(super) fn register_node(&mut self, registration: &Registration) -> Outcome {
-        let Registration { node: id, ends, boot, empty, facts } = registration;
+        let Registration { node: id, ends, boot, empty, facts, run } = registration;
         let node = self.node(*id)?;
         let current = node.health.incarnation();
+        let by = RegisteredBy::new(*run, *ends);
+        let repeated = node.registered_by.is(by) && matches!(node.health, Health::Up { boot: of, .. } if of == *boot);
+        if repeated && !planted!("registration-ends-anything") {
+            // Its answer was lost, or it arrives late: the same answer, and no effect. What the agent says of itself may
+            // be older by now than what is known.
+            return Ok(Done::Registered(current));
+        }
         if *ends != current && !planted!("registration-ends-anything") {
             return Err(Rejected::StaleIncarnation { node: *id, given: *ends, current });
         }
@@ -86,6 +94,7 @@ impl Step<'_> {
         self.settle_terms();
         self.events.push(Event::NodeRegistered { node: *id, name, incarnation, boot: *boot });
         Ok(Done::Registered(incarnation))
+        node.registered_by = by;
     }
 
     pub(super) fn set_node_role(&mut self, id: NodeId, role: Role) -> Outcome {

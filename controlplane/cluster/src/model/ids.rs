@@ -31,6 +31,8 @@ numbers! {
     ContainerId "c"
     /// One registration of a node: the log index of the entry that registered it. 0 = never registered.
     Incarnation "i"
+    /// One run of an agent's program: drawn at random when it starts. 0 = it does not say.
+    AgentRun "run-"
     /// Of an assignment: rises at every change of owner and at every re-start order. 0 = never assigned.
     Epoch "e"
     /// Index of the last applied log entry, as clients see it.

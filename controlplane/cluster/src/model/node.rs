@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::fence::{FenceCause, FencingClass, Receipt};
-use super::ids::{BootId, Incarnation, Name, NodeId, Revision, SecretHash};
+use super::ids::{AgentRun, BootId, Incarnation, Name, NodeId, Revision, SecretHash};
 use super::lease::LeaseTerms;
 use super::resources::Resources;
 
@@ -26,6 +27,32 @@ pub struct Node {
     /// What the node said of itself when it last registered; `None` before that.
     pub facts: Option<Arc<NodeFacts>>,
     pub joined: Revision,
+    /// Which registration the current incarnation comes from.
+    pub registered_by: RegisteredBy,
+}
+
+/// What tells the same registration, asked for once more, from another one. `None` where the agent did not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredBy(pub Option<(AgentRun, Incarnation)>);
+
+/// Nodes registered before this was noted keep the hash they had.
+impl Hash for RegisteredBy {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if let Some(by) = self.0 {
+            by.hash(state);
+        }
+    }
+}
+
+impl RegisteredBy {
+    pub fn new(run: AgentRun, ends: Incarnation) -> RegisteredBy {
+        RegisteredBy((run != AgentRun(0)).then_some((run, ends)))
+    }
+
+    /// The same run of the agent, ending the same incarnation: it has not heard the answer.
+    pub fn is(self, other: RegisteredBy) -> bool {
+        self.0.is_some() && self == other
+    }
 }
 
 /// Standby nodes take containers only when no active one fits.

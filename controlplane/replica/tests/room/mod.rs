@@ -274,7 +274,7 @@ impl Room {
             version: "test".into(),
             terms: Profile::Default.terms(),
         };
-        let registration = Registration { node, ends, boot: BootId(boot), empty: false, facts };
+        let registration = Registration { node, ends, boot: BootId(boot), empty: false, facts, run: AgentRun(0) };
         self.to_agents.clear();
         self.input(leader, Input::AgentSaid { link, message: ToLeader::Register(Box::new(registration)) });
         match self.to_agents.iter().find(|(_, to, _)| *to == link) {

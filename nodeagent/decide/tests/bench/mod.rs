@@ -112,6 +112,8 @@ impl Answers {
 pub struct Bench {
     pub now: Moment,
     pub boot: BootId,
+    /// How many agents have lived.
+    pub runs: u64,
     pub agent: Agent,
     pub guardian: Guardian,
     /// What is on disk, and what is ordered but not yet durable.
@@ -133,10 +135,11 @@ impl Bench {
     }
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
-        let config = Config { node: NODE, boot, facts: facts() };
+        let config = Config { node: NODE, boot, run: AgentRun(1), facts: facts() };
         Bench {
             now: ms(10_000),
             boot,
+            runs: 1,
             agent: Agent::new(config, disk.clone()),
             guardian,
             disk,
@@ -195,7 +198,8 @@ impl Bench {
     pub fn restart(&mut self) {
         self.unwritten.clear();
         self.looks.clear();
-        let config = Config { node: NODE, boot: self.boot, facts: facts() };
+        self.runs += 1;
+        let config = Config { node: NODE, boot: self.boot, run: AgentRun(self.runs), facts: facts() };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.start();
@@ -421,7 +425,12 @@ fn journal(record: &Record) -> String {
         Record::Seen { revision } => format!("seen {revision}"),
         Record::Begun { container, epoch, .. } => format!("begun {container} {epoch}"),
         Record::Ran { container, epoch } => format!("ran {container} {epoch}"),
+        Record::Stopping { container, epoch } => format!("stopping {container} {epoch}"),
         Record::Closed { container, epoch, end } => format!("closed {container} {epoch}: {end}"),
+        Record::Forgotten { containers } => {
+            let containers: Vec<String> = containers.iter().map(|container| format!(" {container}")).collect();
+            format!("forgotten{}", containers.concat())
+        }
     }
 }
 

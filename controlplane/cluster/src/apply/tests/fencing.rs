@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use crate::apply::{Done, Rejected};
 use crate::command::{Command, Registration, SettingsChange};
+use crate::event::Event;
 use crate::model::container::*;
 use crate::model::fence::{FenceCause, FencingClass, Proof};
 use crate::model::ids::*;
@@ -188,7 +189,7 @@ fn registration_without_proof_waits_for_the_receipt() {
 fn late_duplicate_of_a_registration_is_refused() {
     let mut story = Story::with_nodes(1);
     let (current, facts) = (story.incarnation(N1), facts(8));
-    let late = Registration { node: N1, ends: Incarnation(0), boot: BootId(1), empty: true, facts };
+    let late = Registration { node: N1, ends: Incarnation(0), boot: BootId(1), empty: true, facts, run: AgentRun(0) };
     let refused = story.refused(Command::RegisterNode(Box::new(late)));
     assert_eq!(refused, Rejected::StaleIncarnation { node: N1, given: Incarnation(0), current });
 }
@@ -236,3 +237,34 @@ fn node_with_work_cannot_be_removed() {
     assert_eq!(story.on(keep), Some(N2));
     assert_ne!(story.node(Role::Active, 8), N1, "an id is never used again");
 }
+#[test]
+fn registration_whose_answer_was_lost_is_answered_again_and_only_that_one() {
+    let mut story = Story::with_nodes(1);
+    story.record_fenced(N1, Proof::Left).unwrap();
+    let (ended, facts) = (story.incarnation(N1), facts(8));
+    let first = Registration { node: N1, ends: ended, boot: BootId(1), empty: true, facts, run: AgentRun(7) };
+    let register = |registration: &Registration| Command::RegisterNode(Box::new(registration.clone()));
+    assert!(matches!(story.done(register(&first)), Done::Registered(_)));
+    let current = story.incarnation(N1);
+    let events = story.events.len();
+    let later = Registration { facts: crate::story::facts(4), ..first.clone() };
+    for again in [&first, &later] {
+        assert_eq!(story.done(register(again)), Done::Registered(current));
+        assert_eq!((story.incarnation(N1), story.events.len()), (current, events), "it has no second effect");
+    }
+    // Another run of the agent, another boot, another forerunner, or none that says who it is: somebody else's.
+    let stale = Rejected::StaleIncarnation { node: N1, given: ended, current };
+    for other in [
+        Registration { run: AgentRun(8), ..first.clone() },
+        Registration { run: AgentRun(0), ..first.clone() },
+        Registration { boot: BootId(2), ..first.clone() },
+    ] {
+        assert_eq!(story.refused(register(&other)), stale);
+    }
+    let other = Registration { ends: Incarnation(0), ..first.clone() };
+    assert!(matches!(story.refused(register(&other)), Rejected::StaleIncarnation { .. }));
+    // Once the incarnation is no longer up there is nothing to be given again.
+    story.begin_fencing(N1, FenceCause::StopOverdue).unwrap();
+    assert_eq!(story.refused(register(&first)), stale);
+}
+

@@ -152,7 +152,8 @@ fn registration(story: &Story, node: NodeId, ends: Incarnation, how: u8) -> Comm
     let boot = if how.is_multiple_of(3) { BootId(u128::from(how)) } else { boot };
     let class = if how.is_multiple_of(5) { FencingClass::F0 } else { FencingClass::F1 };
     let facts = NodeFacts { class, ..facts(4 + u64::from(how % 8)) };
-    Command::RegisterNode(Box::new(Registration { node, ends, boot, empty: how.is_multiple_of(2), facts }))
+    let run = AgentRun(u64::from(how / 64));
+    Command::RegisterNode(Box::new(Registration { node, ends, boot, empty: how.is_multiple_of(2), facts, run }))
 }
 
 fn desired(how: u8) -> Desired {
