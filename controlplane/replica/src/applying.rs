@@ -2,12 +2,12 @@
 //! In: indexes Raft has committed, in order. Out: events, answers; a reason to halt where members would differ.
 
 use cluster::command::{Command, Entry};
-use cluster::{Applied, Event, Revision, State, WallTime};
+use cluster::{Applied, Event, Rejected, Revision, State, WallTime};
 use record::LogPoint;
 
 use crate::log::Meaning;
 use crate::proposals::Origin;
-use crate::{Answer, Effect, Halt, ProposeError, Replica};
+use crate::{Answer, Effect, Halt, Level, ProposeError, Replica};
 
 impl Replica {
     pub(crate) fn apply(&mut self, index: u64) {
@@ -75,10 +75,19 @@ impl Replica {
             Some(Origin::Registration(link)) => {
                 self.duty(|leadership, desk| leadership.registered(link, &applied.outcome, desk));
             }
-            Some(Origin::Duty) | None => {}
+            Some(Origin::Duty) => self.say_what_makes_no_sense(&applied),
+            None => {}
         }
         if let Some(reason) = self.comparison.applied(&self.machine, self.consensus.tail()) {
             self.halt(reason);
+        }
+    }
+
+    /// Duties are refused now and then, having been overtaken. One that is not even valid passes on what somebody made up:
+    /// a node of another cluster's past, or one that lies.
+    fn say_what_makes_no_sense(&mut self, applied: &Applied) {
+        if let Err(refusal @ Rejected::Invalid { .. }) = &applied.outcome {
+            self.say(Level::Warn, format!("refused: {refusal}"));
         }
     }
 }

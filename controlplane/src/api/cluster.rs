@@ -343,17 +343,32 @@ async fn transfer(seated: &Seated, asked: v1::TransferLeaderRequest) -> Result<v
         "" => None,
         name => Some(request::member(&state, "member", name).map_err(Problem::from)?),
     };
-    if to != Some(seated.handle.id) {
-        seated.handle.transfer_leader(to).await?;
+    let (me, term) = (seated.handle.id, seated.handle.status().term);
+    if to == Some(me) {
+        return Ok(v1::TransferLeaderReply { leader: me.0, term });
     }
-    let mut views = seated.handle.views();
-    loop {
-        let led_by = views.borrow_and_update().leader;
-        if let Some(leader) = led_by.filter(|leader| to.map_or(*leader != seated.handle.id, |to| *leader == to)) {
-            return Ok(v1::TransferLeaderReply { leader: leader.0, term: seated.handle.status().term });
-        }
-        views.changed().await.map_err(|_| Failure::Unknown)?;
+    seated.handle.transfer_leader(to).await?;
+    // It stepped down, for whatever reason: who leads the next term is the answer.
+    let mut statuses = seated.handle.statuses();
+    let next = statuses.wait_for(|status| status.term > term && status.leader.is_some()).await;
+    let (leader, term) = next.map(|status| (status.leader, status.term)).map_err(|_| Failure::Unknown)?;
+    took_over(&state, me, to, leader.ok_or(Failure::Unknown)?, term).map_err(Failure::Final)
+}
+
+/// What to say when `leader` leads `term` after `me` was to hand over to `to`, or to anybody else.
+fn took_over(
+    state: &State,
+    me: MemberId,
+    to: Option<MemberId>,
+    leader: MemberId,
+    term: u64,
+) -> Result<v1::TransferLeaderReply, Problem> {
+    if to.map_or(leader != me, |to| leader == to) {
+        return Ok(v1::TransferLeaderReply { leader: leader.0, term });
     }
+    let wanted = to.map_or("another member".to_owned(), |to| state.member_name(to));
+    let text = format!("{} leads, in term {term}: it was elected before {wanted} took over", state.member_name(leader));
+    Err(Problem::new(Code::FailedPrecondition, "another-leads", text).hint("ask again; nothing else was changed"))
 }
 
 fn quorum(seated: &Seated, state: &State) -> v1::QuorumReply {
@@ -420,6 +435,8 @@ fn small(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use cluster::{Bootstrap, ClusterId, Settings};
+
     use super::*;
 
     fn ids(ids: &[u64]) -> Arc<[MemberId]> {
@@ -434,6 +451,24 @@ mod tests {
         assert!(!worst_case(&three, &up, 2));
         let joint = Membership { outgoing: ids(&[3]), ..three };
         assert!(!worst_case(&joint, &up, 1));
+    }
+
+    #[test]
+    fn leadership_that_went_elsewhere_is_no_success() {
+        let state = State::bootstrap(Bootstrap {
+            cluster: ClusterId(1),
+            settings: Settings::default(),
+            members: Vec::new(),
+        });
+        let (me, asked, third) = (MemberId(1), MemberId(2), MemberId(3));
+        let said = |to, leader| took_over(&state, me, to, leader, 7).map(|reply| (reply.leader, reply.term));
+        assert_eq!(said(Some(asked), asked), Ok((2, 7)));
+        assert_eq!(said(None, third), Ok((3, 7)));
+        for (to, leader) in [(Some(asked), third), (Some(asked), me), (None, me)] {
+            let problem = said(to, leader).expect_err("not what was asked for");
+            assert_eq!((problem.code, &*problem.reason), (Code::FailedPrecondition, "another-leads"));
+            assert!(problem.message.starts_with(&format!("@{leader} leads")), "who leads: {}", problem.message);
+        }
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl Handle {
         Arc::clone(&self.status.borrow())
     }
 
+    /// Changes at once when term, role or leader do.
+    pub fn statuses(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+
     /// Whether streams to `member` are up; always to itself. A frozen peer is noticed within four seconds.
     pub fn reaches(&self, member: MemberId) -> bool {
         member == self.id || self.reach.reaches(member)

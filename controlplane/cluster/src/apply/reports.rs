@@ -19,7 +19,7 @@ impl Step<'_> {
     pub(super) fn report_status(&mut self, node: NodeId, incarnation: Incarnation, reports: &[Report]) -> Outcome {
         self.node(node)?;
         for report in reports {
-            self.refuse_the_future(report)?;
+            self.refuse_the_future(node, report)?;
         }
         for Report { container: id, epoch, what } in reports {
             let Ok(container) = self.container(*id) else { continue };
@@ -39,15 +39,16 @@ impl Step<'_> {
     }
 
     /// An epoch that was never given out cannot be reported on: somebody invents, or speaks to the wrong cluster.
-    fn refuse_the_future(&self, report: &Report) -> Result<(), Rejected> {
+    fn refuse_the_future(&self, node: NodeId, report: &Report) -> Result<(), Rejected> {
         let ContainerId(number) = report.container;
         if number >= self.state.truth.next_container {
-            return Err(invalid("reports.container", format!("{} was never created", report.container)));
+            let problem = format!("{node} reports on {}, which was never created", report.container);
+            return Err(invalid("reports.container", problem));
         }
         match self.state.container(report.container) {
             Some(container) if report.epoch > container.epoch => {
-                let problem =
-                    format!("{} {} lies in the future of {}", report.container, report.epoch, container.epoch);
+                let (id, given, current) = (report.container, report.epoch, container.epoch);
+                let problem = format!("{node} reports on {id} {given}, which lies in the future of {current}");
                 Err(invalid("reports.epoch", problem))
             }
             _ => Ok(()),
