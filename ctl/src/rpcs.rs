@@ -103,6 +103,7 @@ rpcs! {
         does delete(DeleteContainerRequest) -> Change;
         asks why(WhyRequest) -> WhyReply;
         does annotate(AnnotateContainerRequest) -> Change;
+        does set_on_quorum_loss(SetOnQuorumLossRequest) -> Change;
         asks batch_annotate(BatchAnnotateContainersRequest) -> BatchAnnotateContainersReply;
     }
     v1::event_service_client::EventServiceClient<Channel> {

@@ -166,6 +166,10 @@ struct Circle {
     wake: Instant,
     look: Instant,
     look_soon_until: Instant,
+    /// The least that was left of a lease when it was renewed.
+    least_left: Option<Duration>,
+    /// As the slot held them when the class was last told to the mind.
+    guard_facts: u64,
     farewell: bool,
 }
 
@@ -178,6 +182,8 @@ impl Circle {
         inputs: mpsc::UnboundedSender<Input>,
         threads: &Handle,
     ) -> Result<Circle, AgentError> {
+        // Read before the class is worked out from them: what changes in between is seen at the next look.
+        let guard_facts = guarding.link().slot().facts();
         let facts = facts_without_runtimes(config, &guarding, keeper.sum());
         let hands = Arc::new(Driven::new(config, &identity, &guarding));
         let work = Work::new(hands.clone(), inputs.clone(), config.workers, threads.clone());
@@ -228,6 +234,8 @@ impl Circle {
             wake: now + FIRST_WAKE,
             look: now,
             look_soon_until: now,
+            least_left: None,
+            guard_facts,
             farewell: false,
         };
         circle.take(Input::Tick);
@@ -250,6 +258,7 @@ impl Circle {
             if let Some(says) = self.guarding.look() {
                 self.take(Input::Guard(says));
             }
+            self.look_at_class();
         }
         if now >= self.wake {
             // Replaced by the mind if there is anything to wake for.
@@ -259,9 +268,10 @@ impl Circle {
     }
 
     fn take(&mut self, input: Input) {
-        match &input {
+        match input {
+            Input::Facts(proven) => return self.take_proven(*proven),
             Input::LeaderConnected { member } => {
-                self.session = Some(*member);
+                self.session = Some(member);
                 self.heard = Instant::now();
                 if let Some(address) = self.leader.address() {
                     self.members.also(address);
@@ -269,18 +279,46 @@ impl Circle {
             }
             Input::LeaderLost => self.session = None,
             Input::Reply(_) => self.heard = Instant::now(),
-            Input::Facts(facts) => {
-                self.facts = NodeFacts::clone(facts);
-                self.facts_are_whole = true;
-                if std::mem::take(&mut self.seek_wanted) {
-                    self.leader.seek();
-                }
-            }
             _ => {}
         }
-        for effect in self.mind.handle(clock::now(), input) {
+        self.tell_mind(input);
+    }
+
+    /// The runtimes have been tried; the class may have changed meanwhile.
+    fn take_proven(&mut self, proven: NodeFacts) {
+        self.facts = with_class(proven, &self.guarding);
+        self.facts_are_whole = true;
+        if std::mem::take(&mut self.seek_wanted) {
+            self.leader.seek();
+        }
+        self.tell_mind(Input::Facts(Box::new(self.facts.clone())));
+    }
+
+    fn tell_mind(&mut self, input: Input) {
+        let (now, before) = (clock::now(), self.mind.lease_end());
+        let effects = self.mind.handle(now, input);
+        if let Some(end) = before.filter(|end| self.mind.lease_end() > Some(*end)) {
+            let left = clock::duration(end.since(now));
+            self.least_left = Some(self.least_left.map_or(left, |least| least.min(left)));
+        }
+        for effect in effects {
             self.carry_out(effect);
         }
+    }
+
+    /// The class goes with an end that overran, and comes back with rehearsals that did not: the mind hears of both.
+    fn look_at_class(&mut self) {
+        let facts = self.guarding.link().slot().facts();
+        if facts == self.guard_facts {
+            return;
+        }
+        self.guard_facts = facts;
+        let facts = with_class(self.facts.clone(), &self.guarding);
+        if facts.class != self.facts.class {
+            tracing::warn!(reason = %facts.class_reason, "fencing class: {:?} -> {:?}", self.facts.class, facts.class);
+        }
+        self.facts = facts;
+        self.tell_mind(Input::Facts(Box::new(self.facts.clone())));
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -377,6 +415,7 @@ impl Circle {
             incarnation: incarnation.0,
             boot: self.mind.journal().boot.to_string(),
             lease_left_ms: self.mind.lease_end().map(left),
+            lease_left_least_ms: self.least_left.map(|left| i64::try_from(left.as_millis()).unwrap_or(i64::MAX)),
             leader: self.session.map(|member| member.0),
             trouble: self.trouble(),
             guard: GuardStatus {
@@ -400,15 +439,25 @@ impl Circle {
 
 /// What this node says of itself before any runtime was proven.
 fn facts_without_runtimes(config: &Config, guarding: &Guarding, journal: &Journal) -> NodeFacts {
-    let class = guarding.link().fencing_class();
-    NodeFacts {
-        class: if class.enforced { FencingClass::F1 } else { FencingClass::F0 },
-        class_reason: class.reason.into(),
+    let unproven = NodeFacts {
+        class: FencingClass::F0,
+        class_reason: "".into(),
         capacity: config.capacity,
         runtimes: [].into(),
         runtimes_refused: [].into(),
         version: env!("CARGO_PKG_VERSION").into(),
         terms: journal.terms,
+    };
+    with_class(unproven, guarding)
+}
+
+/// `facts` with the class the guard is good for at this moment.
+fn with_class(facts: NodeFacts, guarding: &Guarding) -> NodeFacts {
+    let class = guarding.link().fencing_class();
+    NodeFacts {
+        class: if class.enforced { FencingClass::F1 } else { FencingClass::F0 },
+        class_reason: class.reason.into(),
+        ..facts
     }
 }
 

@@ -29,12 +29,14 @@ pub struct Status {
     pub boot: String,
     /// Negative: over for so long. `None` before the first lease.
     pub lease_left_ms: Option<i64>,
+    /// The least that was left of a lease when it was renewed, since this agent began; `None` before the first renewal.
+    pub lease_left_least_ms: Option<i64>,
     /// The member there is a session with.
     pub leader: Option<u64>,
-    pub guard: GuardStatus,
-    /// `F0` or `F1`.
     /// What a person should know and do, if anything.
     pub trouble: Option<String>,
+    pub guard: GuardStatus,
+    /// `F0` or `F1`.
     pub class: String,
     pub class_reason: String,
     pub runtimes: Vec<String>,

@@ -118,7 +118,10 @@ fn table(status: &Status) -> String {
     let lease = match status.lease_left_ms {
         None => "none yet".to_owned(),
         Some(left) if left < 0 => format!("over for {} ms", -left),
-        Some(left) => format!("{left} ms left"),
+        Some(left) => {
+            let least = status.lease_left_least_ms.map_or(String::new(), |least| format!(", never less than {least} ms"));
+            format!("{left} ms left{least}")
+        }
     };
     let leader = status.leader.map_or("none".to_owned(), |member| format!("m{member}"));
     let guard = match (status.guard.alive, status.guard.latched) {
@@ -141,12 +144,12 @@ fn table(status: &Status) -> String {
     ] {
         text.push_str(&format!("{name:<10} {value}\n"));
     }
-    text
-}
-
     if let Some(trouble) = &status.trouble {
         text.push_str(&format!("{:<10} {trouble}\n", "trouble"));
     }
+    text
+}
+
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log: {filter:?} is no filter"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

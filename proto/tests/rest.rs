@@ -122,6 +122,9 @@ impl ContainerService for Mirror {
     async fn annotate(&self, call: Call<v1::AnnotateContainerRequest>) -> Result<Reply<v1::Change>, Status> {
         change(call.into_inner())
     }
+    async fn set_on_quorum_loss(&self, call: Call<v1::SetOnQuorumLossRequest>) -> Result<Reply<v1::Change>, Status> {
+        change(call.into_inner())
+    }
     async fn batch_annotate(
         &self,
         _: Call<v1::BatchAnnotateContainersRequest>,

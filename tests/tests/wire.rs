@@ -175,7 +175,7 @@ kinds! {
     heartbeat_down::Message { Reply => "reply", Refused => "refused" }
     from_agent::Message {
         Hello => "hello", Register => "register", Report => "report", Ended => "ended", TermsInForce => "terms_in_force",
-        Holding => "holding",
+        Holding => "holding", ClassChanged => "class_changed",
     }
     to_agent::Message {
         Welcome => "welcome", Registered => "registered", NotRegistered => "not_registered", Desired => "desired",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::command::{Registration, Report};
 use crate::model::container::{Container, ContainerSpec, OnQuorumLoss};
-use crate::model::fence::Proof;
+use crate::model::fence::{FencingClass, Proof};
 use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, NodeId, Revision};
 use crate::model::lease::LeaseTerms;
 use crate::model::storage::Storage;
@@ -85,6 +85,12 @@ pub enum ToLeader {
     TermsInForce {
         incarnation: Incarnation,
         terms: LeaseTerms,
+    },
+    /// What the node can be held to while this incarnation serves is no longer what its registration said.
+    ClassChanged {
+        incarnation: Incarnation,
+        class: FencingClass,
+        reason: Arc<str>,
     },
     /// Which specs the agent holds and what it acted on last.
     Holding {

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::container::{ContainerSpec, Desired, Observed};
+use crate::model::container::{ContainerSpec, Desired, Observed, OnQuorumLoss};
 use crate::model::decision::Decision;
-use crate::model::fence::{FenceCause, Proof};
+use crate::model::fence::{FenceCause, FencingClass, Proof};
 use crate::model::ids::{
     AgentRun, BootId, ContainerId, Epoch, Incarnation, MemberId, Name, NodeId, RequestId, SecretHash,
 };
@@ -76,6 +76,13 @@ pub enum Command {
         incarnation: Incarnation,
         terms: LeaseTerms,
     },
+    /// What the node can be held to has changed since it registered.
+    NoteNodeClass {
+        node: NodeId,
+        incarnation: Incarnation,
+        class: FencingClass,
+        reason: Arc<str>,
+    },
     BeginFencing {
         node: NodeId,
         incarnation: Incarnation,
@@ -112,6 +119,11 @@ pub enum Command {
     AnnotateContainer {
         container: ContainerId,
         changes: BTreeMap<String, Option<String>>,
+    },
+    /// From the next epoch on; the one that runs keeps what it was started under *(7, a4)*.
+    SetOnQuorumLoss {
+        container: ContainerId,
+        on_quorum_loss: OnQuorumLoss,
     },
     Assign {
         container: ContainerId,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::container::{Desired, End};
+use crate::model::container::{Desired, End, OnQuorumLoss};
 use crate::model::decision::Trigger;
-use crate::model::fence::{FenceCause, Proof};
+use crate::model::fence::{FenceCause, FencingClass, Proof};
 use crate::model::ids::{BootId, ContainerId, Epoch, Incarnation, MemberId, Name, NodeId};
 use crate::model::node::Role;
 use crate::names::{Ids, Names, Tell};
@@ -27,13 +27,16 @@ pub enum Event {
     NodeRoleChanged { node: NodeId, name: Name, role: Role },
     NodeIntentChanged { node: NodeId, name: Name, intent: Arc<str> },
     NodeDrained { node: NodeId, name: Name },
+    NodeClassChanged { node: NodeId, name: Name, class: FencingClass, reason: Arc<str> },
     FencingBegun { node: NodeId, name: Name, incarnation: Incarnation, cause: FenceCause },
+    FencingAwaitsOperator { node: NodeId, name: Name, incarnation: Incarnation, reason: Arc<str> },
     NodeFenced { node: NodeId, name: Name, incarnation: Incarnation, proof: Proof },
     NodeRemoved { node: NodeId, name: Name },
 
     ContainerCreated { container: ContainerId, name: Name },
     ContainerDesired { container: ContainerId, name: Name, desired: Desired },
     ContainerAnnotated { container: ContainerId, name: Name },
+    ContainerPolicyChanged { container: ContainerId, name: Name, on_quorum_loss: OnQuorumLoss },
     ContainerAssigned { container: ContainerId, name: Name, node: NodeId, epoch: Epoch, trigger: Trigger },
     ContainerUnplaceable { container: ContainerId, name: Name, reason: Arc<str> },
     ContainerDisplaced { container: ContainerId, name: Name, from: NodeId, epoch: Epoch },
@@ -73,12 +76,15 @@ impl Event {
             NodeRoleChanged { .. } => "node-role-changed",
             NodeIntentChanged { .. } => "node-intent-changed",
             NodeDrained { .. } => "node-drained",
+            NodeClassChanged { .. } => "node-class-changed",
             FencingBegun { .. } => "fencing-begun",
+            FencingAwaitsOperator { .. } => "fencing-awaits-operator",
             NodeFenced { .. } => "node-fenced",
             NodeRemoved { .. } => "node-removed",
             ContainerCreated { .. } => "container-created",
             ContainerDesired { .. } => "container-desired",
             ContainerAnnotated { .. } => "container-annotated",
+            ContainerPolicyChanged { .. } => "container-policy-changed",
             ContainerAssigned { .. } => "container-assigned",
             ContainerUnplaceable { .. } => "container-unplaceable",
             ContainerDisplaced { .. } => "container-displaced",
@@ -109,7 +115,9 @@ impl Event {
             | NodeRoleChanged { node, .. }
             | NodeIntentChanged { node, .. }
             | NodeDrained { node, .. }
+            | NodeClassChanged { node, .. }
             | FencingBegun { node, .. }
+            | FencingAwaitsOperator { node, .. }
             | NodeFenced { node, .. }
             | NodeRemoved { node, .. }
             | ContainerAssigned { node, .. }
@@ -130,6 +138,7 @@ impl Event {
             ContainerCreated { container, .. }
             | ContainerDesired { container, .. }
             | ContainerAnnotated { container, .. }
+            | ContainerPolicyChanged { container, .. }
             | ContainerAssigned { container, .. }
             | ContainerUnplaceable { container, .. }
             | ContainerDisplaced { container, .. }
@@ -148,6 +157,11 @@ impl Event {
             _ => None,
         }
     }
+}
+
+/// What an operator does who is waited for.
+pub fn confirm_down(node: &Name) -> String {
+    format!("once it is seen to be off: `quoratectl node confirm-down {node}`")
 }
 
 fn list(ids: &[MemberId], names: &impl Names) -> String {
@@ -179,11 +193,27 @@ impl Tell for Event {
             NodeIntentChanged { name, intent, .. } => write!(f, "{name} is now {intent}"),
             NodeDrained { name, .. } => write!(f, "{name} is drained"),
             FencingBegun { name, incarnation, cause, .. } => write!(f, "fencing {name} {incarnation}: {cause}"),
+            NodeClassChanged { name, class, reason, .. } if class.lease_proves_end() => {
+                write!(f, "{name} is fencing class {class}: {reason}")
+            }
+            NodeClassChanged { name, class, reason, .. } => {
+                write!(f, "{name} is fencing class {class}: if it is lost, an operator must confirm that; {reason}")
+            }
+            FencingAwaitsOperator { name, incarnation, reason, .. } => {
+                write!(f, "fencing {name} {incarnation} waits for an operator ({reason}); {}", confirm_down(name))
+            }
             NodeFenced { name, incarnation, proof, .. } => write!(f, "{name} {incarnation} fenced: {proof}"),
             NodeRemoved { name, .. } => write!(f, "{name} removed"),
             ContainerCreated { container, name } => write!(f, "{name} ({container}) created"),
             ContainerDesired { name, desired, .. } => write!(f, "{name} wanted {desired}"),
             ContainerAnnotated { name, .. } => write!(f, "{name} annotated"),
+            ContainerPolicyChanged { name, on_quorum_loss, .. } => {
+                let does = match on_quorum_loss {
+                    OnQuorumLoss::Stop => "ends with its lease",
+                    OnQuorumLoss::Keep => "keeps running without a lease",
+                };
+                write!(f, "{name} {does} from its next epoch on")
+            }
             ContainerAssigned { name, node, epoch, trigger, .. } => {
                 write!(f, "{name} {epoch} assigned to {}: {}", names.node_name(*node), trigger.told(names))
             }

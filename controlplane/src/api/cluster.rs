@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::apply::Done;
-use cluster::{Member, MemberId, Membership, Names as _, Profile, RequestId, State};
+use cluster::{Member, MemberId, Membership, Names as _, Node, Profile, RequestId, State};
 use proto::convert::request::{self, Mutation, add_member, said_as};
 use proto::convert::view;
 use proto::v1::cluster_service_server::ClusterService;
@@ -26,6 +26,8 @@ const RETRY: Duration = Duration::from_millis(150);
 
 /// A voter that keeps a change from being made and is not heard for so long is not waited for.
 const HOPE: Duration = Duration::from_secs(2);
+/// Names in one line; more are counted.
+const NAMED: usize = 8;
 
 #[derive(Clone)]
 pub struct ClusterDoor(pub Door);
@@ -252,6 +254,7 @@ fn alarms(state: &State, status: &replica::Status) -> Vec<String> {
             alarms.push(format!("{} is silent for {} and nothing is done about it: {why}", node.name, seen.silent_for));
         }
     }
+    alarms.extend(waiting_for_you(state));
     let blocked = |container: &&Arc<cluster::Container>| {
         container.assignment().is_some_and(|held| matches!(held.order, cluster::Order::Blocked { .. }))
     };
@@ -259,6 +262,12 @@ fn alarms(state: &State, status: &replica::Status) -> Vec<String> {
         alarms.push(format!("the handover of {} is stuck: its source does not stop it", container.spec.name));
     }
     alarms
+}
+
+/// Fencings that end only when somebody has looked.
+fn waiting_for_you(state: &State) -> impl Iterator<Item = String> {
+    let said = |node: &Node| Some(format!("the fencing of {} waits for you: {}", node.name, view::awaits_operator(node)?));
+    state.fencing().filter_map(move |node| said(node))
 }
 
 async fn admit(seated: &Seated, id: RequestId, asked: v1::AddMemberRequest) -> Result<v1::AddMemberReply, Failure> {
@@ -422,6 +431,18 @@ fn advice(state: &State, up: &BTreeSet<MemberId>) -> Vec<String> {
     }
     for id in membership.all_voters().iter().filter(|id| !up.contains(id)) {
         advice.push(format!("{} is not reachable: bring it back or remove it", name(id)));
+    }
+    advice.extend(waiting_for_you(state));
+    let weak: Vec<&Arc<Node>> = state.nodes().filter(|node| node.up().is_some() && !node.class().lease_proves_end()).collect();
+    if let Some(first) = weak.first() {
+        let names: Vec<&str> = weak.iter().take(NAMED).map(|node| node.name.as_str()).collect();
+        let more = if weak.len() > NAMED { format!(" and {} more", weak.len() - NAMED) } else { String::new() };
+        let why = first.facts.as_ref().map_or("", |facts| &facts.class_reason);
+        advice.push(format!(
+            "if one of {}{more} is lost you will have to confirm it: class {} ({why})",
+            names.join(", "),
+            first.class(),
+        ));
     }
     for id in membership.learners.iter() {
         advice.push(format!("{} follows the log and does not vote yet", name(id)));

@@ -129,6 +129,13 @@ impl ContainerService for Containers {
         self.0.mutate(call, path!("Annotate"), change).await
     }
 
+    async fn set_on_quorum_loss(
+        &self,
+        call: Request<v1::SetOnQuorumLossRequest>,
+    ) -> Result<Response<v1::Change>, Status> {
+        self.0.mutate(call, path!("SetOnQuorumLoss"), change).await
+    }
+
     async fn batch_annotate(
         &self,
         call: Request<v1::BatchAnnotateContainersRequest>,

@@ -9,7 +9,7 @@ use proto::{Problem, v1};
 use tonic::Code;
 
 use super::member::read;
-use super::spec::Spec;
+use super::spec::{OnQuorumLoss, Spec};
 use crate::args;
 use crate::client::Failure;
 use crate::output::{Usage, cores, dash, facts, memory, table, time, word};
@@ -79,6 +79,13 @@ pub enum Container {
         container: String,
         #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = annotation)]
         annotations: Vec<Annotation>,
+    },
+    /// What becomes of it when its node hears no majority any more; takes effect with its next epoch (restart, move)
+    SetOnQuorumLoss {
+        /// Name, or id with @
+        container: String,
+        #[arg(value_enum, value_name = "POLICY")]
+        policy: OnQuorumLoss,
     },
     /// Annotates many, from a file in the form of `POST /v1/containers:batchAnnotate`
     BatchAnnotate {
@@ -187,6 +194,13 @@ pub async fn run(session: &Session, verb: Container) -> Result<()> {
             Ok(())
         }
         Container::Annotate { container, annotations } => annotate(session, container, annotations).await,
+        Container::SetOnQuorumLoss { container, policy } => {
+            let on_quorum_loss = policy.message() as i32;
+            let request =
+                v1::SetOnQuorumLossRequest { request_id: String::new(), container: container.clone(), on_quorum_loss };
+            let doing = format!("set the policy of {container}");
+            session.change(request, &doing, &format!("{container} {} from its next epoch on", policy.does())).await
+        }
         Container::BatchAnnotate { file } => batch_annotate(session, &file).await,
     }
 }

@@ -413,6 +413,7 @@ fn shown(node: &v1::Node) -> String {
         ("name", format!("{} ({})", node.name, node.id)),
         ("role", word(node.role().as_str_name(), "NODE_ROLE_")),
         ("health", format!("{}{silent}{cause}", health(node))),
+        ("waits for you", node.awaits_operator.clone()),
         ("intent", intent(node)),
         ("drain", drain.unwrap_or_default()),
         ("receipt", receipt.unwrap_or_default()),
@@ -495,7 +496,10 @@ mod tests {
             let found = text.lines().map(|it| it.replacen("   ", " ", 1)).any(|it| squeezed(&it) == squeezed(line));
             assert!(found, "{line:?} is not in\n{text}");
         }
-        assert!(!text.contains("labels"), "{text}");
+        assert!(!text.contains("labels") && !text.contains("waits for you"), "{text}");
+        let fencing = v1::NodeHealth::Fencing as i32;
+        let awaited = v1::Node { health: fencing, awaits_operator: "class F0: look at it".into(), ..example() };
+        assert!(squeezed(&shown(&awaited)).contains("waits for you class F0: look at it"), "{}", shown(&awaited));
     }
 
     fn squeezed(text: &str) -> String {

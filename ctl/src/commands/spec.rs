@@ -74,6 +74,22 @@ pub enum OnQuorumLoss {
     Keep,
 }
 
+impl OnQuorumLoss {
+    pub fn message(self) -> v1::OnQuorumLoss {
+        match self {
+            OnQuorumLoss::Stop => v1::OnQuorumLoss::Stop,
+            OnQuorumLoss::Keep => v1::OnQuorumLoss::Keep,
+        }
+    }
+
+    pub fn does(self) -> &'static str {
+        match self {
+            OnQuorumLoss::Stop => "ends with its lease",
+            OnQuorumLoss::Keep => "keeps running without a lease",
+        }
+    }
+}
+
 impl Spec {
     pub fn name(&self) -> &str {
         &self.name
@@ -85,11 +101,7 @@ impl Spec {
             Class::BestEffort => v1::ContainerClass::BestEffort,
             Class::None => v1::ContainerClass::None,
         };
-        let on_quorum_loss = match self.on_quorum_loss {
-            None => v1::OnQuorumLoss::Unspecified,
-            Some(OnQuorumLoss::Stop) => v1::OnQuorumLoss::Stop,
-            Some(OnQuorumLoss::Keep) => v1::OnQuorumLoss::Keep,
-        };
+        let on_quorum_loss = self.on_quorum_loss.map_or(v1::OnQuorumLoss::Unspecified, OnQuorumLoss::message);
         Ok(v1::ContainerSpec {
             name: self.name,
             template: self.template,

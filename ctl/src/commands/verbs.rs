@@ -48,6 +48,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("container delete c", &["ContainerService.Delete"]),
     ("container why c", &["ContainerService.Why"]),
     ("container annotate c a=b", &["ContainerService.Annotate"]),
+    ("container set-on-quorum-loss c keep", &["ContainerService.SetOnQuorumLoss"]),
     ("container batch-annotate EMPTY-ITEMS", &["ContainerService.BatchAnnotate"]),
     ("events", &["EventService.List"]),
     ("events --follow", &["EventService.List", WATCH]),

@@ -10,6 +10,7 @@ use cluster::{Incarnation, Moment, Span};
 use planted::planted;
 
 use crate::actual::{Actual, Phase};
+use crate::class::ClassWord;
 use crate::desired::Desired;
 use crate::exchange::{Config, Effect, GuardSays, Input};
 use crate::handover::Preparations;
@@ -33,6 +34,7 @@ pub struct Agent {
     pub(crate) leaving: bool,
     pub(crate) lease: Lease,
     pub(crate) terms: Terms,
+    pub(crate) class: ClassWord,
     pub(crate) pulse: Pulse,
     /// The newest membership heard of.
     pub(crate) membership: Option<Arc<MembershipIdentity>>,
@@ -67,6 +69,7 @@ impl Agent {
             leaving: false,
             lease: Lease::none(terms.lease),
             terms: Terms::new(terms),
+            class: ClassWord::default(),
             pulse: Pulse::default(),
             membership: None,
             session: Session::default(),
@@ -113,7 +116,7 @@ impl Agent {
             Input::Guard(says) => self.hear_guard(says),
             Input::Found { ask, workloads } => self.found(now, ask, &workloads),
             Input::Happened { container, epoch, what } => self.happened(now, (container, epoch), what),
-            Input::Facts(facts) => self.config.facts = *facts,
+            Input::Facts(facts) => self.take_facts(now, *facts),
             Input::Leave => self.leave(),
         }
     }

@@ -54,7 +54,7 @@ pub enum Input {
         epoch: Epoch,
         what: Happened,
     },
-    /// The runtimes or the room of the node changed; told at the next registration.
+    /// The runtimes, the room or the class of the node changed; told at the next registration, the class at once.
     Facts(Box<NodeFacts>),
     /// Leave gracefully: stop everything, latch, say so. There is no way back.
     Leave,

@@ -16,6 +16,7 @@ mod actual;
 mod reports;
 mod standing;
 mod terms;
+mod class;
 mod pulse;
 mod handover;
 mod reconcile;

@@ -32,6 +32,7 @@ impl Agent {
         self.session = Session { leader: Some(member), seek: now, holding_owed: true };
         self.reports.repeat_all(now);
         self.terms.repeat();
+        self.class.repeat(now);
         match &mut self.standing {
             Standing::Registering { again } | Standing::Left { again: Some(again) } => *again = now,
             _ => {}
@@ -47,7 +48,8 @@ impl Agent {
             return self.seek_leader(now);
         }
         match self.standing {
-            Standing::Waking | Standing::Ending(_) => {}
+            Standing::Waking => {}
+            Standing::Ending(_) => self.tell_class(now),
             Standing::Registering { again } if again <= now => self.register(now),
             Standing::Left { again: Some(again) } if again <= now => self.say_left(now),
             Standing::Registering { .. } | Standing::Left { .. } => {}
@@ -55,6 +57,7 @@ impl Agent {
                 self.tell_holding();
                 self.tell_reports(now);
                 self.tell_terms(now);
+                self.tell_class(now);
             }
             Standing::Serving { .. } => {}
         }
@@ -108,9 +111,11 @@ impl Agent {
             Standing::Registering { again } => Some(again),
             Standing::Left { again } => again,
             Standing::Serving { registered } if registered <= self.durable => {
-                self.reports.next_due(self.leaving).into_iter().chain(self.next_terms()).min()
+                let words = self.reports.next_due(self.leaving).into_iter().chain(self.next_terms());
+                words.chain(self.next_class()).min()
             }
-            Standing::Serving { .. } | Standing::Waking | Standing::Ending(_) => None,
+            Standing::Ending(_) => self.next_class(),
+            Standing::Serving { .. } | Standing::Waking => None,
         }
     }
 }

@@ -149,6 +149,8 @@ impl Agent {
         match (&self.journal.life, ours) {
             (Life::Current, true) if guard.incarnation == incarnation => {
                 self.say(format!("{incarnation}: waking -> serving, same boot"));
+                // Another run of the agent registered it, with what it knew.
+                self.class.owe(now);
                 self.standing = Standing::Serving { registered: 0 };
                 self.lease = Lease::recalled(self.terms.named.lease, guard.deadline);
                 self.terms.recall(&guard);
@@ -277,11 +279,11 @@ impl Agent {
             phase: Phase::Starting,
         };
         self.actual.insert(key, work);
-        self.run(now, key);
-    }
         if begun.stopping {
             return self.stop(now, key, End::Stopped, begun.stop_grace);
         }
+        self.run(now, key);
+    }
 
     fn clear_away(&mut self, key: Key, workload: &Workload) {
         let end = match self.journal.begun(key.0, key.1) {
@@ -332,9 +334,9 @@ impl Agent {
             boot: self.config.boot,
             empty: self.is_same_boot() && (self.actual.is_empty() || planted!("empty-without-a-look")),
             facts,
+            run: self.config.run,
         };
         self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));
-            run: self.config.run,
         self.standing = Standing::Registering { again: now + UNANSWERED };
     }
 

@@ -34,7 +34,8 @@ pub struct Record {
 pub(crate) enum Note {
     Latched { incarnation: u64, reason: u64, late_ns: u64 },
     Dead { incarnation: u64, after_ns: u64 },
-    Overdue { incarnation: u64 },
+    Overdue { incarnation: u64, needed: u64 },
+    Rehearsed { after_ns: u64, in_time: bool, left: u64 },
     NamespaceReady { incarnation: u64, policy: u64 },
     NamespaceLost { incarnation: u64, policy: u64 },
     TermsTaken { lease_ms: u64, kill_ms: u64 },
@@ -46,11 +47,12 @@ impl Note {
         match self {
             Note::Latched { incarnation, reason, late_ns } => [1, incarnation, reason, late_ns],
             Note::Dead { incarnation, after_ns } => [2, incarnation, after_ns, 0],
-            Note::Overdue { incarnation } => [3, incarnation, 0, 0],
+            Note::Overdue { incarnation, needed } => [3, incarnation, needed, 0],
             Note::NamespaceReady { incarnation, policy } => [4, incarnation, policy, 0],
             Note::NamespaceLost { incarnation, policy } => [5, incarnation, policy, 0],
             Note::TermsTaken { lease_ms, kill_ms } => [6, lease_ms, kill_ms, 0],
             Note::AgentSilent { pid, silence_ns } => [7, pid, silence_ns, 0],
+            Note::Rehearsed { after_ns, in_time, left } => [8, after_ns, in_time.into(), left],
         }
     }
 
@@ -59,11 +61,12 @@ impl Note {
         Some(match kind {
             1 => Note::Latched { incarnation: first, reason: second, late_ns: third },
             2 => Note::Dead { incarnation: first, after_ns: second },
-            3 => Note::Overdue { incarnation: first },
+            3 => Note::Overdue { incarnation: first, needed: second },
             4 => Note::NamespaceReady { incarnation: first, policy: second },
             5 => Note::NamespaceLost { incarnation: first, policy: second },
             6 => Note::TermsTaken { lease_ms: first, kill_ms: second },
             7 => Note::AgentSilent { pid: first, silence_ns: second },
+            8 => Note::Rehearsed { after_ns: first, in_time: second != 0, left: third },
             _ => return None,
         })
     }
@@ -83,10 +86,20 @@ impl Note {
                     milliseconds(after_ns)
                 )
             }
-            Note::Overdue { incarnation } => {
+            Note::Overdue { incarnation, needed } => {
                 format!(
-                    "ERROR incarnation {incarnation}: not ended within K and no reboot allowed; this node is not F1"
+                    "ERROR incarnation {incarnation}: not ended within K and no reboot allowed; this node is not F1 before \
+                     {needed} rehearsals in a row were"
                 )
+            }
+            Note::Rehearsed { after_ns, in_time, left } => {
+                let level = if in_time { "INFO" } else { "WARN" };
+                let what = match (in_time, left) {
+                    (true, 0) => "this node is F1 again".to_owned(),
+                    (true, left) => format!("{left} more to be F1 again"),
+                    (false, left) => format!("that is beyond K: {left} in a row to be F1 again"),
+                };
+                format!("{level} rehearsed an end: done {:.2} ms after it was due; {what}", milliseconds(after_ns))
             }
             Note::NamespaceReady { incarnation, policy: number } => {
                 format!("INFO incarnation {incarnation}: namespace for {} workloads is ready", policy(number))

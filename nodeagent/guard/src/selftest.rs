@@ -97,7 +97,8 @@ fn die_by_kill(
     }
 }
 
-fn sleep_for_ever() -> ! {
+/// Until it is killed, at the latest with its parent.
+pub(crate) fn sleep_for_ever() -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     loop {
         let _ = poll(&mut [], None);

@@ -99,8 +99,39 @@ pub mod facts {
     pub const REALTIME: u64 = 1 << 4;
     pub const REBOOT_ALLOWED: u64 = 1 << 5;
     pub const WATCHDOG: u64 = 1 << 6;
-    /// An end was once not done within K, and no reboot was allowed.
+    /// An end was not done within K, no reboot was allowed, and rehearsals have not yet shown that it was an exception.
     pub const WAS_OVERDUE: u64 = 1 << 7;
+    /// From this bit on, eight: rehearsals in a row that were done in time since.
+    pub(super) const REHEARSED: u32 = 8;
+    /// From this bit on, eight: how often an end overran, since the boot, as far as it can be counted.
+    pub(super) const OVERRUNS: u32 = 16;
+    /// What another life of the guard does not wash off.
+    pub(super) const KEPT: u64 = WAS_OVERDUE | 0xff << REHEARSED | 0xff << OVERRUNS;
+}
+
+/// What became of ends that were not done within K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun {
+    /// Since the boot; at least 1.
+    pub times: u8,
+    /// Rehearsals in a row that were done in time since the last.
+    pub rehearsed: u8,
+}
+
+impl Overrun {
+    /// One late end under a moment's load is no verdict for ever, and an end that is late again and again is one: each
+    /// time it takes twice as many.
+    pub fn needed(self) -> u8 {
+        const FIRST: u8 = 3;
+        const DOUBLED_AT_MOST: u8 = 5;
+        FIRST << self.times.saturating_sub(1).min(DOUBLED_AT_MOST)
+    }
+
+    fn read(facts: u64) -> Option<Overrun> {
+        let byte = |from: u32| (facts >> from) as u8;
+        let found = Overrun { times: byte(facts::OVERRUNS), rehearsed: byte(facts::REHEARSED) };
+        (facts & facts::WAS_OVERDUE != 0).then_some(found)
+    }
 }
 
 /// Why an incarnation was latched. The numbers are in the slot and in the record on disk.
@@ -224,12 +255,18 @@ pub struct FencingClass {
 }
 
 impl SlotState {
-    /// The class the guard alone can carry. F1 needs an end by the kernel's hand, and that no end was ever overdue.
+    /// The class the guard alone can carry. F1 needs an end by the kernel's hand, and that ends are done within K: after
+    /// one that was not, as many rehearsals in a row as `Overrun::needed`.
     pub fn fencing_class(&self) -> FencingClass {
         let has = |bit| self.facts & bit != 0;
-        let enforced = has(facts::PID_NAMESPACE) && !has(facts::WAS_OVERDUE);
-        let mut reason = if has(facts::WAS_OVERDUE) {
-            "an end was not done within K and no reboot is allowed".to_owned()
+        let overrun = Overrun::read(self.facts);
+        let enforced = has(facts::PID_NAMESPACE) && overrun.is_none();
+        let mut reason = if let Some(overrun) = overrun {
+            let Overrun { rehearsed, .. } = overrun;
+            format!(
+                "an end was not done within K and no reboot is allowed; {rehearsed} of {} rehearsals in a row were",
+                overrun.needed()
+            )
         } else if has(facts::USER_NAMESPACE) {
             "workloads live in a pid namespace (user namespace) that ends with the guard".to_owned()
         } else if has(facts::PID_NAMESPACE) {
@@ -243,6 +280,11 @@ impl SlotState {
             (false, true) => "; hardware watchdog behind it",
             (false, false) => "; an end that hangs is only reported",
         });
+        match (self.facts >> facts::OVERRUNS) as u8 {
+            0 => {}
+            times if enforced => reason.push_str(&format!("; class lost {times} times and shown again")),
+            _ => {}
+        }
         FencingClass { enforced, reason }
     }
 }
@@ -473,6 +515,11 @@ impl Slot {
         }
     }
 
+    /// Bits as in `facts`, and what is counted of overruns: another value, another class or another reason for it.
+    pub fn facts(&self) -> u64 {
+        self.read(header::FACTS)
+    }
+
     /// How long the guard has not ticked, in ns. Above 200 ms it is stopped, starved or dead.
     pub fn guard_silence_ns(&self) -> u64 {
         boottime_ns().saturating_sub(self.read(header::GUARD_TICK))
@@ -494,7 +541,7 @@ impl Slot {
 
     pub(crate) fn guard_begins(&self, facts: u64) {
         self.write(header::GUARD_PID, u64::from(std::process::id()));
-        let kept = self.read(header::FACTS) & facts::WAS_OVERDUE;
+        let kept = self.read(header::FACTS) & facts::KEPT;
         self.write(header::FACTS, facts | kept);
         self.word(header::STARTS).fetch_add(1, Ordering::AcqRel);
     }
@@ -507,8 +554,35 @@ impl Slot {
         self.word(header::LATENESS).fetch_max(late_ns, Ordering::AcqRel);
     }
 
-    pub(crate) fn add_fact(&self, fact: u64) {
-        self.word(header::FACTS).fetch_or(fact, Ordering::AcqRel);
+    /// An end that overran and was not made up for.
+    pub(crate) fn overrun(&self) -> Option<Overrun> {
+        Overrun::read(self.facts())
+    }
+
+    /// An end overran: how many rehearsals in a row it takes now.
+    pub(crate) fn overran(&self) -> u8 {
+        let facts = self.facts();
+        let times = ((facts >> facts::OVERRUNS) as u8).saturating_add(1);
+        self.note_overrun(facts | facts::WAS_OVERDUE, Overrun { times, rehearsed: 0 });
+        Overrun { times, rehearsed: 0 }.needed()
+    }
+
+    /// An end was rehearsed: how many more it takes. The last one needed makes up for the overrun.
+    pub(crate) fn rehearsed(&self, in_time: bool) -> u8 {
+        let Some(overrun) = self.overrun() else { return 0 };
+        let rehearsed = if in_time { overrun.rehearsed + 1 } else { 0 };
+        let left = overrun.needed().saturating_sub(rehearsed);
+        match left {
+            0 => self.note_overrun(self.facts() & !facts::WAS_OVERDUE, Overrun { rehearsed: 0, ..overrun }),
+            _ => self.note_overrun(self.facts(), Overrun { rehearsed, ..overrun }),
+        }
+        left
+    }
+
+    fn note_overrun(&self, facts: u64, Overrun { times, rehearsed }: Overrun) {
+        let cleared = facts & !(0xff << facts::REHEARSED | 0xff << facts::OVERRUNS);
+        let counted = u64::from(rehearsed) << facts::REHEARSED | u64::from(times) << facts::OVERRUNS;
+        self.write(header::FACTS, cleared | counted);
     }
 
     /// The agent's pid and its last tick, 0 before the first.
@@ -678,8 +752,32 @@ mod tests {
         assert!(!slot.state().fencing_class().enforced);
         slot.guard_begins(facts::PID_NAMESPACE);
         assert!(slot.state().fencing_class().enforced);
-        slot.add_fact(facts::WAS_OVERDUE);
+    }
+
+    #[test]
+    fn class_lost_by_an_overrun_returns_with_rehearsals_in_a_row_twice_as_many_each_time() {
+        let (_folder, slot) = slot();
         slot.guard_begins(facts::PID_NAMESPACE);
+        assert_eq!(slot.overran(), 3);
+        assert!(!slot.state().fencing_class().enforced);
+        assert_eq!((slot.rehearsed(true), slot.rehearsed(true)), (2, 1));
+        assert_eq!(slot.rehearsed(false), 3, "only those in a row count");
+        slot.guard_begins(facts::PID_NAMESPACE | facts::CGROUP_KILL);
         assert!(!slot.state().fencing_class().enforced, "a restart does not wash it off");
+        assert_eq!((slot.rehearsed(true), slot.rehearsed(true)), (2, 1));
+        let reason = slot.state().fencing_class().reason;
+        assert!(reason.contains("2 of 3 rehearsals"), "{reason}");
+        assert_eq!(slot.rehearsed(true), 0);
+        let class = slot.state().fencing_class();
+        assert!(class.enforced && class.reason.ends_with("class lost 1 times and shown again"), "{class:?}");
+        assert_eq!(slot.rehearsed(true), 0, "nothing is left to be shown");
+
+        assert_eq!(slot.overran(), 6);
+        assert_eq!((1..=6).map(|_| slot.rehearsed(true)).collect::<Vec<_>>(), [5, 4, 3, 2, 1, 0]);
+        assert!(slot.state().fencing_class().enforced);
+        let needed: Vec<u8> = (0..300).map(|_| slot.overran()).collect();
+        assert_eq!(needed[..5], [12, 24, 48, 96, 96]);
+        assert_eq!(needed.last(), Some(&96), "counted as far as it can be");
+        assert_eq!(slot.state().facts & 0xff, facts::PID_NAMESPACE | facts::CGROUP_KILL | facts::WAS_OVERDUE);
     }
 }

@@ -4,6 +4,8 @@
 //! Absent while it is quiet: allocation, disk, locks, anything that can make it wait but its own timer. Making the
 //! namespaces of a new incarnation is the exception: a fork and a few files, milliseconds, and never waited for.
 
+mod rehearsal;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -26,6 +28,7 @@ use crate::starter;
 use crate::sys::{self, Fork, boottime_ns};
 use crate::wire::Greeting;
 use crate::{Policy, selftest};
+use rehearsal::Rehearsal;
 
 const MILLISECOND: u64 = 1_000_000;
 /// The slot's tick, and the longest a latch or a wish waits to be seen.
@@ -135,6 +138,7 @@ struct Switch {
     /// A namespace of no incarnation: no lease, so no workload; the agent proves its runtimes in it.
     proving: Charge,
     proving_since: u64,
+    rehearsal: Rehearsal,
     petted_at: u64,
     agent_reported_silent: bool,
 }
@@ -229,6 +233,7 @@ impl Switch {
             charges: Default::default(),
             proving: Charge::of(PROVING),
             proving_since: 0,
+            rehearsal: Rehearsal::default(),
             petted_at: 0,
             agent_reported_silent: false,
         };
@@ -319,6 +324,7 @@ impl Switch {
         for (index, at) in entries().enumerate() {
             wake_at = wake_at.min(self.look_at(index, at));
         }
+        wake_at = wake_at.min(self.rehearse(now));
         self.prove();
         self.watch_agent(now);
         self.pet(now);
@@ -366,6 +372,9 @@ impl Switch {
             }
             if self.proving.inits[Policy::Stop as usize].as_ref().is_some_and(|init| init.pid == pid) {
                 self.proving.inits[Policy::Stop as usize] = None;
+                continue;
+            }
+            if self.rehearsal.lost(pid) {
                 continue;
             }
             for (index, at) in entries().enumerate() {
@@ -473,8 +482,8 @@ impl Switch {
             let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
         }
         self.slot.write(at + entry::OVERDUE_AT, now);
-        self.slot.add_fact(facts::WAS_OVERDUE);
-        self.scribe.note(Note::Overdue { incarnation });
+        let needed = self.slot.overran().into();
+        self.scribe.note(Note::Overdue { incarnation, needed });
     }
 
     fn watch_agent(&mut self, now: u64) {
@@ -554,13 +563,6 @@ impl Switch {
         rustix::fs::fcntl_setfl(&ready, OFlags::NONBLOCK)?;
 
         let has = |fact| self.facts & fact != 0;
-        let mut flags = 0;
-        if has(facts::PID_NAMESPACE) {
-            flags |= sys::CLONE_NEWPID | sys::CLONE_NEWNS | sys::CLONE_NEWIPC;
-        }
-        if has(facts::USER_NAMESPACE) {
-            flags |= sys::CLONE_NEWUSER;
-        }
         let branch = charge.tree.as_ref().map(|tree| &tree.branch(policy).folder);
         let starters = match (&charge.tree, policy) {
             (Some(tree), Policy::Stop) => Some(tree.starters().folder.try_clone()?),
@@ -592,18 +594,35 @@ impl Switch {
             group_id: rustix::process::getgid().as_raw(),
         };
         // SAFETY: the guard has one thread.
-        match unsafe { sys::fork_into(flags, home.as_ref().map(AsFd::as_fd)) }? {
+        match unsafe { sys::fork_into(self.namespaces(), home.as_ref().map(AsFd::as_fd)) }? {
             Fork::Parent { pid, pidfd } => Ok(Init { pid, pidfd, ready: Some(ready) }),
             Fork::Child => {
-                // What only the guard may hold: an open watchdog above all, and the other inits' pipes.
                 drop((ready, home));
-                self.watchdog = None;
-                self.charges = Default::default();
-                self.proving = Charge::of(PROVING);
-                self.scribe.let_go();
+                self.let_go();
                 init::live(birth, &self.slot)
             }
         }
+    }
+
+    /// What a first process is born into.
+    fn namespaces(&self) -> u64 {
+        let mut flags = 0;
+        if self.facts & facts::PID_NAMESPACE != 0 {
+            flags |= sys::CLONE_NEWPID | sys::CLONE_NEWNS | sys::CLONE_NEWIPC;
+        }
+        if self.facts & facts::USER_NAMESPACE != 0 {
+            flags |= sys::CLONE_NEWUSER;
+        }
+        flags
+    }
+
+    /// In a child: what only the guard may hold, an open watchdog above all, and the other inits' pipes.
+    fn let_go(&mut self) {
+        self.watchdog = None;
+        self.charges = Default::default();
+        self.proving = Charge::of(PROVING);
+        self.rehearsal = Rehearsal::default();
+        self.scribe.let_go();
     }
 
     /// Becomes the binary on disk, if that one passes its own test against this slot.

@@ -532,7 +532,7 @@ fn mounts_of_a_namespace_end_with_it() {
 }
 
 #[test]
-fn an_end_that_hangs_past_k_is_said_and_costs_the_class() {
+fn an_end_that_hangs_past_k_costs_the_class_until_rehearsals_show_it_again() {
     // A task frozen by the version 1 freezer does not die until it is thawed: a kill that hangs.
     let freezer = Path::new("/sys/fs/cgroup/freezer");
     if !root() || !freezer.join("cgroup.procs").exists() {
@@ -557,6 +557,9 @@ fn an_end_that_hangs_past_k_is_said_and_costs_the_class() {
     std::fs::write(group.join("freezer.state"), "THAWED").expect("thaw");
     until("ended", || rig.slot.incarnation(1).expect("known").ended);
     until("the group is empty", || std::fs::remove_dir(&group).is_ok());
+    until("rehearsed", || rig.slot.state().fencing_class().enforced);
+    let reason = rig.slot.state().fencing_class().reason;
+    assert!(reason.contains("class lost 1 times"), "{reason}");
 }
 
 #[test]

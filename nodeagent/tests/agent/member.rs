@@ -202,7 +202,7 @@ impl Truth {
                 self.ended.push((incarnation.0, proof));
                 vec![(&ToAgent::Void { incarnation }).into()]
             }
-            ToLeader::TermsInForce { .. } => Vec::new(),
+            ToLeader::TermsInForce { .. } | ToLeader::ClassChanged { .. } => Vec::new(),
             ToLeader::Holding { .. } => vec![self.desired()],
         }
     }

@@ -127,6 +127,13 @@ impl From<&ToLeader> for wire::FromAgent {
                 incarnation: incarnation.0,
                 terms: Some(terms.into()),
             }),
+            ToLeader::ClassChanged { incarnation, class, reason } => {
+                from_agent::Message::ClassChanged(wire::ClassChanged {
+                    incarnation: incarnation.0,
+                    class: wire::FencingClass::from(*class).into(),
+                    reason: text(reason),
+                })
+            }
             ToLeader::Holding { incarnation, revision, missing } => from_agent::Message::Holding(wire::Holding {
                 incarnation: incarnation.0,
                 revision: revision.0,
@@ -161,6 +168,11 @@ impl TryFrom<wire::FromAgent> for ToLeader {
             from_agent::Message::TermsInForce(terms) => ToLeader::TermsInForce {
                 incarnation: Incarnation(terms.incarnation),
                 terms: part("terms_in_force.terms", terms.terms)?,
+            },
+            from_agent::Message::ClassChanged(changed) => ToLeader::ClassChanged {
+                incarnation: Incarnation(changed.incarnation),
+                class: choice::<wire::FencingClass, _>("class_changed.class", changed.class)?,
+                reason: changed.reason.into(),
             },
             from_agent::Message::Holding(holding) => ToLeader::Holding {
                 incarnation: Incarnation(holding.incarnation),

@@ -188,6 +188,12 @@ impl From<&Command> for log_entry::Command {
                 incarnation: incarnation.0,
                 terms: Some(terms.into()),
             }),
+            Command::NoteNodeClass { node, incarnation, class, reason } => Said::NoteNodeClass(wire::NoteNodeClass {
+                node: node.0,
+                incarnation: incarnation.0,
+                class: wire::FencingClass::from(*class).into(),
+                reason: text(reason),
+            }),
             Command::BeginFencing { node, incarnation, cause } => Said::BeginFencing(wire::BeginFencing {
                 node: node.0,
                 incarnation: incarnation.0,
@@ -214,6 +220,10 @@ impl From<&Command> for log_entry::Command {
                 Said::MoveContainer(wire::MoveContainer { container: container.0, target: target.map(|node| node.0) })
             }
             Command::AnnotateContainer { container, changes } => Said::AnnotateContainer(annotate(*container, changes)),
+            Command::SetOnQuorumLoss { container, on_quorum_loss } => Said::SetOnQuorumLoss(wire::SetOnQuorumLoss {
+                container: container.0,
+                on_quorum_loss: wire::OnQuorumLoss::from(*on_quorum_loss).into(),
+            }),
             Command::Assign { container, after, node, incarnation, decision } => Said::Assign(wire::Assign {
                 container: container.0,
                 after: after.0,
@@ -309,6 +319,12 @@ impl TryFrom<log_entry::Command> for Command {
                 incarnation: Incarnation(said.incarnation),
                 terms: part("terms", said.terms)?,
             },
+            Said::NoteNodeClass(said) => Command::NoteNodeClass {
+                node: NodeId(said.node),
+                incarnation: Incarnation(said.incarnation),
+                class: choice::<wire::FencingClass, _>("class", said.class)?,
+                reason: said.reason.into(),
+            },
             Said::BeginFencing(said) => Command::BeginFencing {
                 node: NodeId(said.node),
                 incarnation: Incarnation(said.incarnation),
@@ -337,6 +353,10 @@ impl TryFrom<log_entry::Command> for Command {
             Said::AnnotateContainer(said) => Command::AnnotateContainer {
                 container: ContainerId(said.container),
                 changes: annotations(said.set, said.remove)?,
+            },
+            Said::SetOnQuorumLoss(said) => Command::SetOnQuorumLoss {
+                container: ContainerId(said.container),
+                on_quorum_loss: choice::<wire::OnQuorumLoss, _>("on_quorum_loss", said.on_quorum_loss)?,
             },
             Said::Assign(said) => Command::Assign {
                 container: ContainerId(said.container),

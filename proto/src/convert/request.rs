@@ -396,6 +396,10 @@ mutations! {
         container: container(state, "container", &said.container)?.id,
         changes: annotations(said.set, said.remove)?,
     });
+    SetOnQuorumLossRequest, said, state => Ok(Command::SetOnQuorumLoss {
+        container: container(state, "container", &said.container)?.id,
+        on_quorum_loss: choice::<v1::OnQuorumLoss, _>("on_quorum_loss", said.on_quorum_loss)?,
+    });
 
     RegisterTemplateRequest "template", said, _state => {
         let template = required("template", said.template)?;
@@ -422,6 +426,7 @@ impl Identified for v1::SubmitRequest {
             Some(Change::Move(change)) => change.request_id(),
             Some(Change::Delete(change)) => change.request_id(),
             Some(Change::Annotate(change)) => change.request_id(),
+            Some(Change::SetOnQuorumLoss(change)) => change.request_id(),
             None => "",
         }
     }
@@ -436,6 +441,7 @@ impl Identified for v1::SubmitRequest {
             Some(Change::Move(change)) => change.identify(request_id),
             Some(Change::Delete(change)) => change.identify(request_id),
             Some(Change::Annotate(change)) => change.identify(request_id),
+            Some(Change::SetOnQuorumLoss(change)) => change.identify(request_id),
             None => {}
         }
     }
@@ -452,6 +458,9 @@ impl Mutation for v1::SubmitRequest {
             Some(Change::Move(_)) => |field| format!("move.{}", v1::MoveContainerRequest::path_of(field)),
             Some(Change::Delete(_)) => |field| format!("delete.{}", v1::DeleteContainerRequest::path_of(field)),
             Some(Change::Annotate(_)) => |field| format!("annotate.{}", v1::AnnotateContainerRequest::path_of(field)),
+            Some(Change::SetOnQuorumLoss(_)) => {
+                |field| format!("set_on_quorum_loss.{}", v1::SetOnQuorumLossRequest::path_of(field))
+            }
             None => Self::path_of,
         }
     }
@@ -466,6 +475,9 @@ impl Mutation for v1::SubmitRequest {
             Change::Move(change) => change.command(state).map_err(|error| error.under("move")),
             Change::Delete(change) => change.command(state).map_err(|error| error.under("delete")),
             Change::Annotate(change) => change.command(state).map_err(|error| error.under("annotate")),
+            Change::SetOnQuorumLoss(change) => {
+                change.command(state).map_err(|error| error.under("set_on_quorum_loss"))
+            }
         }
     }
 }

@@ -47,6 +47,7 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
         fencing_class: fencing_class(node.class()).into(),
         fencing_class_reason: facts.map_or_else(String::new, |facts| facts.class_reason.to_string()),
         fencing_cause,
+        awaits_operator: awaits_operator(node).unwrap_or_default(),
         capacity: Some(resources(node.capacity())),
         assigned: Some(resources(state.used(node.id))),
         incarnation: node.health.incarnation().0,
@@ -65,6 +66,15 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
         silent_ms: sight.silent.map_or(0, millis),
         agent_version: facts.map_or_else(String::new, |facts| facts.version.to_string()),
     }
+}
+
+/// Why the fencing of `node` does not end by itself, and what ends it; `None` where time or its own guard will.
+pub fn awaits_operator(node: &Node) -> Option<String> {
+    node.awaits_operator().then(|| {
+        let facts = node.facts.as_deref();
+        let why = facts.map_or_else(String::new, |facts| format!(" ({})", facts.class_reason));
+        format!("class {}{why}: time proves nothing; {}", node.class(), cluster::event::confirm_down(&node.name))
+    })
 }
 
 fn health(health: &Health, sight: Sight) -> v1::NodeHealth {
@@ -194,7 +204,10 @@ fn standing(
             (Shown::Recovering, *since, "it may still run there; proof that the machine is off is needed".to_owned())
         }
         (_, Some(Health::Fencing { begun, cause, .. })) => {
-            (Shown::Recovering, *begun, format!("its node is being fenced: {cause}"))
+            let awaited = node.and_then(|node| awaits_operator(node)).map_or_else(String::new, |why| {
+                format!("; that waits for an operator, {why}")
+            });
+            (Shown::Recovering, *begun, format!("its node is being fenced: {cause}{awaited}"))
         }
         (Order::Blocked { since, .. }, _) => {
             (Shown::Blocked, *since, "its handover is stuck: the source could not be made to stop".to_owned())

@@ -249,6 +249,10 @@ pub fn commands() -> Vec<(String, Command)> {
             }))],
         ),
         ("set_node_role", vec![Command::SetNodeRole { node, role: Role::Active }]),
+        (
+            "note_node_class",
+            vec![Command::NoteNodeClass { node, incarnation, class: FencingClass::F0, reason: "an end overran".into() }],
+        ),
         ("acknowledge_terms", vec![Command::AcknowledgeTerms { node, incarnation, terms: terms() }]),
         ("remove_node", vec![Command::RemoveNode { node }]),
         ("restart_container", vec![Command::RestartContainer { container }]),
@@ -267,6 +271,12 @@ pub fn commands() -> Vec<(String, Command)> {
                     .map(|(key, value)| (key.to_owned(), value.map(str::to_owned)))
                     .into(),
             }],
+        ),
+        (
+            "set_on_quorum_loss",
+            [OnQuorumLoss::Stop, OnQuorumLoss::Keep]
+                .map(|on_quorum_loss| Command::SetOnQuorumLoss { container, on_quorum_loss })
+                .into(),
         ),
         (
             "record_unplaceable",
@@ -460,6 +470,7 @@ fn nodes() -> Vec<Node> {
         failure_domain: "rack-7".into(),
         facts: (place > 0).then(|| Arc::new(NodeFacts { class: classes[place % 4], ..facts() })),
         joined: Revision(2),
+        registered_by: RegisteredBy::default(),
     };
     healths.into_iter().enumerate().map(node).collect()
 }
@@ -470,7 +481,6 @@ pub fn state() -> State {
         id: MemberId(id),
         name: name(&format!("member-{id}")),
         peer_address: format!("10.0.0.{id}:7441").into(),
-        registered_by: RegisteredBy::default(),
         api_address: format!("10.0.0.{id}:7440").into(),
         secret: SecretHash(u128::from(id)),
         added: Revision(id),
@@ -592,6 +602,7 @@ pub fn to_leader() -> Vec<ToLeader> {
         ToLeader::Register(Box::new(registration)),
         ToLeader::Report { incarnation, reports: reports() },
         ToLeader::TermsInForce { incarnation, terms: terms() },
+        ToLeader::ClassChanged { incarnation, class: FencingClass::F0, reason: "an end overran".into() },
         ToLeader::Holding { incarnation, revision: Revision(60), missing: vec![ContainerId(1), ContainerId(2)] },
     ];
     all.extend(proofs().into_iter().map(|proof| ToLeader::Ended { incarnation, proof }));

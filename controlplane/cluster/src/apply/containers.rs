@@ -8,7 +8,9 @@ use planted::planted;
 
 use super::{Done, Kind, Outcome, Rejected, Step, invalid, not_found, valid, wrong_state};
 use crate::event::Event;
-use crate::model::container::{AfterStop, Assignment, Container, ContainerSpec, Desired, Order, Placement, Unplaced};
+use crate::model::container::{
+    AfterStop, Assignment, Container, ContainerSpec, Desired, OnQuorumLoss, Order, Placement, Unplaced,
+};
 use crate::model::decision::{Decision, Trigger};
 use crate::model::ids::{ContainerId, Epoch, Incarnation, NodeId};
 use crate::placement::{self, Rejection, Unplaceable};
@@ -194,6 +196,23 @@ impl Step<'_> {
         if annotations != *container.annotations {
             container.annotations = Arc::new(annotations);
             self.events.push(Event::ContainerAnnotated { container: id, name: container.spec.name.clone() });
+            self.put(container);
+        }
+        Ok(Done::Container(id))
+    }
+
+    /// What is assigned stays as it is: its epoch was begun under the policy it has *(7, a4)*.
+    pub(super) fn set_on_quorum_loss(&mut self, id: ContainerId, on_quorum_loss: OnQuorumLoss) -> Outcome {
+        let mut container = self.container(id)?;
+        if container.spec.on_quorum_loss != on_quorum_loss {
+            Arc::make_mut(&mut container.spec).on_quorum_loss = on_quorum_loss;
+            if planted!("policy-of-the-running-epoch")
+                && let Placement::Assigned(assignment) = &mut container.placement
+            {
+                assignment.on_quorum_loss = on_quorum_loss;
+            }
+            let name = container.spec.name.clone();
+            self.events.push(Event::ContainerPolicyChanged { container: id, name, on_quorum_loss });
             self.put(container);
         }
         Ok(Done::Container(id))

@@ -12,6 +12,7 @@ use crate::model::container::{Container, OnQuorumLoss, Order, Placement, Unplace
 use crate::model::fence::{FenceCause, Proof, Receipt, ReceiptScope};
 use crate::model::ids::{Incarnation, NodeId};
 use crate::model::node::{Health, Node};
+use crate::names::Names;
 use crate::state::{Brake, Claim};
 
 /// With fewer voters a lease proves nothing worth betting on: one lost member stops every lease *(b12)*.
@@ -34,12 +35,22 @@ impl Step<'_> {
         }
         node.health = Health::Fencing { incarnation, boot, begun: self.index, cause: cause.clone() };
         let name = node.name.clone();
-        self.state.put_node(node);
         self.events.push(Event::FencingBegun { node: id, name, incarnation, cause: cause.clone() });
+        self.say_who_is_awaited(&node);
+        self.state.put_node(node);
         if planted!("fencing-frees") {
             self.release_covered(id, incarnation, &Proof::Guard);
         }
         Ok(Done::Node(id))
+    }
+
+    /// Time proves nothing here: that must not look like waiting for it.
+    pub(super) fn say_who_is_awaited(&mut self, node: &Node) {
+        if node.awaits_operator() {
+            let (name, incarnation) = (node.name.clone(), node.health.incarnation());
+            let reason = node.facts.as_ref().map_or_else(Arc::default, |facts| Arc::clone(&facts.class_reason));
+            self.events.push(Event::FencingAwaitsOperator { node: node.id, name, incarnation, reason });
+        }
     }
 
     /// Silence alone fences only with the brake off and enough voters to tell a lost node from a lost network.
@@ -125,7 +136,7 @@ impl Step<'_> {
                     OnQuorumLoss::Stop => self.displace(container),
                     OnQuorumLoss::Keep => self.await_receipt(container),
                 },
-                Claim::Target => self.lose_target(container, incarnation),
+                Claim::Target => self.lose_target(container, incarnation, proof),
             }
         }
     }
@@ -191,10 +202,17 @@ impl Step<'_> {
 
     /// The target of a handover is gone: before `Handoff` the source just keeps it, after it the source still has to
     /// close the epoch first.
-    fn lose_target(&mut self, container: Container, lost: Incarnation) {
+    fn lose_target(&mut self, container: Container, lost: Incarnation, proof: &Proof) {
         let order = container.assignment().map(|assignment| &assignment.order);
-        if matches!(order, Some(Order::Prepare { target_incarnation, .. }) if *target_incarnation == lost) {
-            self.back_to_run(container, "the target was fenced".into());
+        if let Some(Order::Prepare { target, target_incarnation, .. }) = order
+            && *target_incarnation == lost
+        {
+            let target = self.state.node_name(*target);
+            let reason = match proof {
+                Proof::Empty => format!("{target} registered anew before it was ready, {lost} is over"),
+                proof => format!("{target} {lost} is fenced: {proof}"),
+            };
+            self.back_to_run(container, reason.into());
         }
     }
 }

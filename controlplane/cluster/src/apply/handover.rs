@@ -124,10 +124,19 @@ impl Step<'_> {
     }
 
     /// The source has closed its epoch after `Handoff`. The target gets it at once, if it still may; what the planner
-    /// decided stays the decision. Otherwise it waits for a place like any other.
+    /// decided stays the decision. Otherwise that is said, and it waits for a place like any other.
     pub(super) fn hand_over(&mut self, container: Container, from: NodeId, target: NodeId, prepared: Incarnation) {
+        let called = self.state.node_name(target);
         let current = self.state.node(target).and_then(|node| node.up());
-        if current != Some(prepared) || placement::feasible(self.state, &container, target).is_err() {
+        let lost = match placement::feasible(self.state, &container, target) {
+            _ if current != Some(prepared) => Some(format!("{called} is no longer up as {prepared}")),
+            Err(rejection) => Some(format!("{called}: {rejection}")),
+            Ok(_) => None,
+        };
+        if let Some(why) = lost {
+            let (name, epoch) = (container.spec.name.clone(), container.epoch);
+            let reason = format!("{why}; it goes where there is a place").into();
+            self.events.push(Event::HandoverAborted { container: container.id, name, epoch, reason });
             return self.unplace(container, Unplaced::Moving { from });
         }
         let decision = container.decision.and_then(|revision| self.state.decision(revision));

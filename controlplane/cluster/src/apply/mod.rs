@@ -269,6 +269,9 @@ impl<'a> Step<'a> {
             SetNodeRole { node, role } => self.set_node_role(*node, *role),
             SetNodeIntent { node, intent } => self.set_node_intent(*node, *intent),
             AcknowledgeTerms { node, incarnation, terms } => self.acknowledge_terms(*node, *incarnation, *terms),
+            NoteNodeClass { node, incarnation, class, reason } => {
+                self.note_node_class(*node, *incarnation, *class, reason)
+            }
             BeginFencing { node, incarnation, cause } => self.begin_fencing(*node, *incarnation, cause),
             RecordFenced { node, incarnation, proof } => self.record_fenced(*node, *incarnation, proof),
             RemoveNode { node } => self.remove_node(*node),
@@ -278,6 +281,7 @@ impl<'a> Step<'a> {
             RestartContainer { container } => self.restart_container(*container),
             MoveContainer { container, target } => self.move_container(*container, *target),
             AnnotateContainer { container, changes } => self.annotate_container(*container, changes),
+            SetOnQuorumLoss { container, on_quorum_loss } => self.set_on_quorum_loss(*container, *on_quorum_loss),
             Assign { container, after, node, incarnation, decision } => {
                 self.assign_container(*container, *after, *node, *incarnation, decision)
             }

@@ -9,7 +9,7 @@ use planted::planted;
 use super::{Done, Kind, Outcome, Rejected, Step, invalid, valid, wrong_state};
 use crate::command::{IntentOrder, Registration};
 use crate::event::Event;
-use crate::model::fence::{Proof, ReceiptScope};
+use crate::model::fence::{FencingClass, Proof, ReceiptScope};
 use crate::model::ids::{Incarnation, Name, NodeId, SecretHash};
 use crate::model::lease::LeaseTerms;
 use crate::model::node::{Health, Intent, Node, RegisteredBy, Role};
@@ -88,13 +88,47 @@ impl Step<'_> {
             self.events.push(intent_changed(&node));
         }
         node.health = Health::Up { incarnation, boot: *boot };
+        // Of a first registration only a class that proves nothing is news.
+        let class_is_news = match &node.facts {
+            Some(before) => before.class != facts.class,
+            None => !facts.class.lease_proves_end(),
+        };
         node.facts = Some(Arc::new(facts.clone()));
+        node.registered_by = by;
         let name = node.name.clone();
+        let class = class_is_news.then(|| class_changed(&node));
         self.state.put_node(node);
         self.settle_terms();
         self.events.push(Event::NodeRegistered { node: *id, name, incarnation, boot: *boot });
+        self.events.extend(class);
         Ok(Done::Registered(incarnation))
-        node.registered_by = by;
+    }
+
+    /// The class of the incarnation that serves. Once its fencing has begun the class may only fall: what is shown
+    /// afterwards says nothing about an end that may be overdue.
+    pub(super) fn note_node_class(
+        &mut self,
+        id: NodeId,
+        incarnation: Incarnation,
+        class: FencingClass,
+        reason: &Arc<str>,
+    ) -> Outcome {
+        valid::reason(reason)?;
+        let mut node = self.node(id)?;
+        let (before, current) = (node.class(), node.health.incarnation());
+        if incarnation != current || matches!(node.health, Health::Joined | Health::Fenced { .. }) {
+            return Err(Rejected::StaleIncarnation { node: id, given: incarnation, current });
+        }
+        if matches!(node.health, Health::Fencing { .. }) && class >= before {
+            return Err(wrong_state(format!("{} is being fenced; its class can only fall now", node.name)));
+        }
+        let Some(facts) = node.facts.as_mut().filter(|facts| facts.class != class) else { return Ok(Done::Node(id)) };
+        let facts = Arc::make_mut(facts);
+        (facts.class, facts.class_reason) = (class, Arc::clone(reason));
+        self.events.push(class_changed(&node));
+        self.say_who_is_awaited(&node);
+        self.state.put_node(node);
+        Ok(Done::Node(id))
     }
 
     pub(super) fn set_node_role(&mut self, id: NodeId, role: Role) -> Outcome {
@@ -175,6 +209,11 @@ impl Step<'_> {
         self.events.push(Event::NodeRemoved { node: id, name: node.name });
         Ok(Done::Node(id))
     }
+}
+
+fn class_changed(node: &Node) -> Event {
+    let reason = node.facts.as_ref().map_or_else(Arc::default, |facts| Arc::clone(&facts.class_reason));
+    Event::NodeClassChanged { node: node.id, name: node.name.clone(), class: node.class(), reason }
 }
 
 /// Whether its last incarnation ended against its will.

@@ -29,6 +29,17 @@ impl FencingClass {
     }
 }
 
+impl fmt::Display for FencingClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            FencingClass::F0 => "F0",
+            FencingClass::F1 => "F1",
+            FencingClass::F2 => "F2",
+            FencingClass::F3 => "F3",
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FenceCause {
     /// A majority of voters reported an age above the lease.

@@ -143,6 +143,11 @@ impl Node {
         self.facts.as_ref().map_or(FencingClass::F0, |facts| facts.class)
     }
 
+    /// Its fencing has begun, and no lease proves its end: somebody has to see that it is off.
+    pub fn awaits_operator(&self) -> bool {
+        matches!(self.health, Health::Fencing { .. }) && !self.class().lease_proves_end()
+    }
+
     pub fn capacity(&self) -> Resources {
         self.facts.as_ref().map_or(Resources::default(), |facts| facts.capacity)
     }

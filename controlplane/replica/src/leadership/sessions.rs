@@ -263,6 +263,20 @@ impl Leadership {
                     desk.propose.push((Origin::Duty, None, Command::AcknowledgeTerms { node, incarnation, terms }));
                 }
             }
+            ToLeader::ClassChanged { incarnation, class, reason } => {
+                session.speaks_for(incarnation);
+                let current = desk.state.node(node).filter(|_| health.incarnation() == incarnation);
+                // Of a node that is being fenced the state takes only a class that falls.
+                let news = current.is_some_and(|node| match node.health {
+                    Health::Up { .. } => node.class() != class,
+                    Health::Fencing { .. } => class < node.class(),
+                    Health::Joined | Health::Fenced { .. } => false,
+                });
+                if news {
+                    let command = Command::NoteNodeClass { node, incarnation, class, reason };
+                    desk.propose.push((Origin::Duty, None, command));
+                }
+            }
             ToLeader::Holding { incarnation, revision, missing } => {
                 session.speaks_for(incarnation);
                 if session.in_flight.is_some_and(|sent| sent <= revision) {

@@ -446,6 +446,7 @@ fn to_leader(word: &ToLeader) -> String {
         }
         ToLeader::Ended { incarnation, proof } => format!("ended {incarnation} {proof:?}").to_lowercase(),
         ToLeader::TermsInForce { terms, .. } => format!("in force {}", terms.lease.as_millis()),
+        ToLeader::ClassChanged { class, .. } => format!("class {class}"),
         ToLeader::Holding { revision, missing, .. } => {
             let missing: Vec<String> = missing.iter().map(|container| format!(" {container}")).collect();
             format!("holding {revision}{}", missing.concat())

@@ -289,6 +289,26 @@ fn annotations_change_key_by_key_and_stay_bounded() {
 }
 
 #[test]
+fn a_changed_policy_waits_for_the_next_epoch() {
+    let mut story = Story::with_nodes(2);
+    let web = story.run(spec("web"));
+    let policies = |story: &Story| {
+        let container = story.container(web);
+        (container.assignment().map(|assignment| assignment.on_quorum_loss), container.spec.on_quorum_loss)
+    };
+    let keep = Command::SetOnQuorumLoss { container: web, on_quorum_loss: OnQuorumLoss::Keep };
+    story.done(keep.clone());
+    assert_eq!(policies(&story), (Some(OnQuorumLoss::Stop), OnQuorumLoss::Keep));
+    // What runs still ends with its lease, so a receipt by time frees it; what follows outlives its own.
+    story.lose(story.on(web).expect("it runs"));
+    story.plan();
+    assert_eq!(policies(&story), (Some(OnQuorumLoss::Keep), OnQuorumLoss::Keep));
+    story.done(keep);
+    let changes = story.life(web).iter().filter(|kind| **kind == "container-policy-changed").count();
+    assert_eq!(changes, 1, "what changes nothing is no event");
+}
+
+#[test]
 fn used_templates_and_storages_cannot_be_removed() {
     let mut story = Story::with_nodes(1);
     let web = story.run(spec("web"));

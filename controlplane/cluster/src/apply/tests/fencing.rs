@@ -83,6 +83,60 @@ fn time_proves_nothing_about_a_node_of_class_f0() {
     assert_eq!(story.reason(web), Unplaced::Displaced { from: node });
 }
 
+/// What was said since `from` of classes and of who is waited for.
+fn said_of_classes(story: &Story, from: usize) -> Vec<String> {
+    let is_one = |event: &&Event| matches!(event.kind(), "node-class-changed" | "fencing-awaits-operator");
+    story.events[from..].iter().filter(is_one).map(|event| event.to_string()).collect()
+}
+
+#[test]
+fn class_that_changes_while_a_node_serves_is_said_and_counts() {
+    let mut story = Story::with_nodes(1);
+    let web = story.run(spec("web"));
+    let node = story.on(web).unwrap();
+    let (incarnation, from) = (story.incarnation(node), story.events.len());
+    let note = |class, reason: &str| Command::NoteNodeClass { node, incarnation, class, reason: reason.into() };
+    story.done(note(FencingClass::F0, "an end overran"));
+    story.done(note(FencingClass::F0, "an end overran; 1 of 3"));
+    assert_eq!(said_of_classes(&story, from).len(), 1, "{:?}", said_of_classes(&story, from));
+    assert_eq!(story.state.node(node).unwrap().class(), FencingClass::F0);
+    story.done(note(FencingClass::F1, "shown again"));
+    assert_eq!(said_of_classes(&story, from)[1], "node-1 is fencing class F1: shown again");
+
+    // While it is being fenced it may only fall, and then the end of its lease proves nothing any more.
+    story.begin_fencing(node, FenceCause::Silence).unwrap();
+    assert!(!story.state.node(node).unwrap().awaits_operator());
+    assert!(matches!(story.refused(note(FencingClass::F1, "all well")), Rejected::WrongState { .. }));
+    story.done(note(FencingClass::F0, "its end hangs"));
+    assert!(matches!(story.record_fenced(node, lease_over()), Err(Rejected::NotProof { .. })));
+    assert!(story.state.node(node).unwrap().awaits_operator());
+    let said = said_of_classes(&story, from);
+    assert!(said[3].contains("waits for an operator (its end hangs)") && said[3].contains("confirm-down"), "{said:?}");
+    assert!(matches!(story.refused(note(FencingClass::F1, "all well")), Rejected::WrongState { .. }));
+    story.record_fenced(node, operator()).unwrap();
+    assert!(matches!(story.refused(note(FencingClass::F1, "late")), Rejected::StaleIncarnation { .. }));
+}
+
+#[test]
+fn fencing_of_a_node_whose_lease_proves_nothing_says_who_is_waited_for() {
+    let mut story = Story::with_nodes(1);
+    let weak = NodeFacts { class: FencingClass::F0, class_reason: "no pid namespaces".into(), ..facts(8) };
+    let from = story.events.len();
+    story.record_fenced(N1, Proof::Left).unwrap();
+    story.register(N1, 1, false, weak.clone()).unwrap();
+    story.begin_fencing(N1, FenceCause::Silence).unwrap();
+    let said = said_of_classes(&story, from);
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("node-1 is fencing class F0: if it is lost, an operator must confirm that"), "{said:?}");
+    assert!(said[1].contains("waits for an operator (no pid namespaces)"), "{said:?}");
+    story.record_fenced(N1, operator()).unwrap();
+    story.register(N1, 1, false, weak).unwrap();
+    assert_eq!(said_of_classes(&story, from).len(), 2, "the same class again is no news");
+    story.record_fenced(N1, Proof::Left).unwrap();
+    story.register(N1, 1, false, facts(8)).unwrap();
+    assert_eq!(said_of_classes(&story, from).len(), 3, "its return is");
+}
+
 #[test]
 fn brake_stops_fencing_by_time_and_nothing_else() {
     let mut story = Story::with_nodes(3);
@@ -195,6 +249,37 @@ fn late_duplicate_of_a_registration_is_refused() {
 }
 
 #[test]
+fn registration_whose_answer_was_lost_is_answered_again_and_only_that_one() {
+    let mut story = Story::with_nodes(1);
+    story.record_fenced(N1, Proof::Left).unwrap();
+    let (ended, facts) = (story.incarnation(N1), facts(8));
+    let first = Registration { node: N1, ends: ended, boot: BootId(1), empty: true, facts, run: AgentRun(7) };
+    let register = |registration: &Registration| Command::RegisterNode(Box::new(registration.clone()));
+    assert!(matches!(story.done(register(&first)), Done::Registered(_)));
+    let current = story.incarnation(N1);
+    let events = story.events.len();
+    let later = Registration { facts: crate::story::facts(4), ..first.clone() };
+    for again in [&first, &later] {
+        assert_eq!(story.done(register(again)), Done::Registered(current));
+        assert_eq!((story.incarnation(N1), story.events.len()), (current, events), "it has no second effect");
+    }
+    // Another run of the agent, another boot, another forerunner, or none that says who it is: somebody else's.
+    let stale = Rejected::StaleIncarnation { node: N1, given: ended, current };
+    for other in [
+        Registration { run: AgentRun(8), ..first.clone() },
+        Registration { run: AgentRun(0), ..first.clone() },
+        Registration { boot: BootId(2), ..first.clone() },
+    ] {
+        assert_eq!(story.refused(register(&other)), stale);
+    }
+    let other = Registration { ends: Incarnation(0), ..first.clone() };
+    assert!(matches!(story.refused(register(&other)), Rejected::StaleIncarnation { .. }));
+    // Once the incarnation is no longer up there is nothing to be given again.
+    story.begin_fencing(N1, FenceCause::StopOverdue).unwrap();
+    assert_eq!(story.refused(register(&first)), stale);
+}
+
+#[test]
 fn fenced_node_may_come_back_cordoned() {
     let mut story = Story::with_nodes(2);
     let settings = Box::new(SettingsChange { rejoin_cordoned: Some(true), ..SettingsChange::default() });
@@ -237,34 +322,3 @@ fn node_with_work_cannot_be_removed() {
     assert_eq!(story.on(keep), Some(N2));
     assert_ne!(story.node(Role::Active, 8), N1, "an id is never used again");
 }
-#[test]
-fn registration_whose_answer_was_lost_is_answered_again_and_only_that_one() {
-    let mut story = Story::with_nodes(1);
-    story.record_fenced(N1, Proof::Left).unwrap();
-    let (ended, facts) = (story.incarnation(N1), facts(8));
-    let first = Registration { node: N1, ends: ended, boot: BootId(1), empty: true, facts, run: AgentRun(7) };
-    let register = |registration: &Registration| Command::RegisterNode(Box::new(registration.clone()));
-    assert!(matches!(story.done(register(&first)), Done::Registered(_)));
-    let current = story.incarnation(N1);
-    let events = story.events.len();
-    let later = Registration { facts: crate::story::facts(4), ..first.clone() };
-    for again in [&first, &later] {
-        assert_eq!(story.done(register(again)), Done::Registered(current));
-        assert_eq!((story.incarnation(N1), story.events.len()), (current, events), "it has no second effect");
-    }
-    // Another run of the agent, another boot, another forerunner, or none that says who it is: somebody else's.
-    let stale = Rejected::StaleIncarnation { node: N1, given: ended, current };
-    for other in [
-        Registration { run: AgentRun(8), ..first.clone() },
-        Registration { run: AgentRun(0), ..first.clone() },
-        Registration { boot: BootId(2), ..first.clone() },
-    ] {
-        assert_eq!(story.refused(register(&other)), stale);
-    }
-    let other = Registration { ends: Incarnation(0), ..first.clone() };
-    assert!(matches!(story.refused(register(&other)), Rejected::StaleIncarnation { .. }));
-    // Once the incarnation is no longer up there is nothing to be given again.
-    story.begin_fencing(N1, FenceCause::StopOverdue).unwrap();
-    assert_eq!(story.refused(register(&first)), stale);
-}
-

@@ -1,10 +1,12 @@
 use std::sync::Arc;
 
 use crate::apply::Rejected;
-use crate::command::{Command, IntentOrder, Reported};
+use crate::command::{Command, IntentOrder, Report, Reported};
+use crate::event::Event;
 use crate::model::container::*;
 use crate::model::fence::{FenceCause, Proof};
 use crate::model::ids::*;
+use crate::model::node::Health;
 use crate::story::*;
 
 /// One container on n1 with a handover to n2 begun.
@@ -101,11 +103,43 @@ fn target_that_came_back_as_another_incarnation_is_not_the_target() {
     story.register(NodeId(2), 9, false, facts(8)).unwrap();
     story.close(web, End::Stopped);
     assert_eq!(story.reason(web), Unplaced::Moving { from: NodeId(1) });
+    assert!(aborted(&story).ends_with("it goes where there is a place"), "{}", aborted(&story));
 
     let (mut story, web) = prepared(true);
     story.record_fenced(NodeId(2), Proof::Left).unwrap();
     story.register(NodeId(2), 9, false, facts(8)).unwrap();
     assert_eq!(story.order(web), Order::Run);
+    assert!(aborted(&story).contains("is fenced: left gracefully"), "{}", aborted(&story));
+}
+
+#[test]
+fn target_that_registers_anew_before_it_is_ready_ends_the_move_aloud() {
+    for ready in [false, true] {
+        let (mut story, web) = prepared(ready);
+        let Health::Up { incarnation, boot } = story.health(NodeId(2)) else { panic!("the target is up") };
+        story.register(NodeId(2), boot.0, true, facts(8)).unwrap();
+        assert!(story.incarnation(NodeId(2)) > incarnation);
+        assert_eq!((story.order(web), story.on(web)), (Order::Run, Some(NodeId(1))), "back at the source");
+        assert!(aborted(&story).contains("registered anew before it was ready"), "{}", aborted(&story));
+        // A word of the incarnation before, or of the new one about the old order, is about nothing.
+        for incarnation in [incarnation, story.incarnation(NodeId(2))] {
+            let reports = vec![Report { container: web, epoch: Epoch(1), what: Reported::Prepared }];
+            let _ = story.outcome(Command::ReportStatus { node: NodeId(2), incarnation, reports });
+            assert_eq!(story.order(web), Order::Run);
+        }
+        story.done(Command::MoveContainer { container: web, target: Some(NodeId(2)) });
+        story.target_says(web, Reported::Prepared);
+        assert!(matches!(story.order(web), Order::Prepare { ready: true, .. }), "ordered again, it goes on");
+    }
+}
+
+/// Why the last handover that was given up was.
+fn aborted(story: &Story) -> String {
+    let of = |event: &Event| match event {
+        Event::HandoverAborted { reason, .. } => Some(reason.to_string()),
+        _ => None,
+    };
+    story.events.iter().rev().find_map(of).unwrap_or_default()
 }
 
 #[test]

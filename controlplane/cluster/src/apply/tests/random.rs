@@ -76,6 +76,10 @@ fn command(story: &Story, (kind, who, how, wrong): Throw) -> Option<Command> {
             container,
             target: (how.is_multiple_of(2)).then_some(NodeId(1 + u64::from(how) % NODES)),
         },
+        7 if how % 4 == 1 => Command::SetOnQuorumLoss {
+            container,
+            on_quorum_loss: if how % 8 == 1 { OnQuorumLoss::Keep } else { OnQuorumLoss::Stop },
+        },
         7 => Command::AnnotateContainer {
             container,
             changes: BTreeMap::from([("k".into(), (how.is_multiple_of(2)).then(|| "v".into()))]),
