@@ -84,6 +84,7 @@ impl Guarding {
             if let Some(link) = watched(&places)? {
                 break link;
             }
+            rouse(&places);
             if config.guard.start == GuardStart::Agent && started.is_none_or(|at| at.elapsed() > START_AGAIN) {
                 reap(&mut child);
                 if child.is_none() {
@@ -197,8 +198,7 @@ impl Guarding {
     /// A stopped guard was told to go on; one that lets a deadline pass is killed, and the kernel ends the workloads with
     /// it; a dead one gets a successor.
     fn revive(&mut self) {
-        let passed = |says: GuardSays| !says.latched && says.deadline.is_some_and(|at| at < clock::now());
-        if passed(self.link.says()) {
+        if outlived_by_a_lease(&self.link) {
             self.link.kill();
         }
         if self.config.start == GuardStart::External {
@@ -322,6 +322,25 @@ fn watched(places: &Places) -> Result<Option<GuardLink>, SlotError> {
         Err(SlotError::Layout { version: 0, .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A guard that somebody stopped holds its place, so no other can begin: it goes on, or, where it let a deadline pass, is
+/// killed. Nobody else may be left to do that: the agent before this one may have ended in the same moment.
+fn rouse(places: &Places) {
+    if let Ok(link) = GuardLink::attach(&places.slot, &places.run_dir)
+        && is_guard(link.slot().state().guard_pid)
+        && !link.tick()
+        && outlived_by_a_lease(&link)
+    {
+        tracing::error!("a guard that does not tick has let a deadline pass; the kernel ends the workloads with it");
+        link.kill();
+    }
+}
+
+/// A deadline has passed and its guard has not acted.
+fn outlived_by_a_lease(link: &GuardLink) -> bool {
+    let says = link.says();
+    !says.latched && says.deadline.is_some_and(|at| at < clock::now())
 }
 
 fn is_guard(pid: i32) -> bool {

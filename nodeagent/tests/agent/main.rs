@@ -470,6 +470,50 @@ fn stopped_guard_is_woken() {
 }
 
 #[test]
+fn guard_stopped_when_its_agent_was_killed_is_woken_by_the_next() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("roused", &shared, &[&member]);
+    machine.start(&[]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    let guard = machine.guard_pid().expect("a guard");
+    rustix::process::kill_process(guard, Signal::STOP).expect("stop");
+    machine.kill_agent();
+    machine.start(&[]);
+    until("the next agent serves with that guard", || {
+        machine.status().is_some_and(|status| status.guard.alive && status.standing == "serving")
+    });
+    assert_eq!(machine.guard_pid(), Some(guard), "the same one: its lease had not ended");
+    assert_eq!(shared.truth().registrations.len(), 1, "nothing has ended");
+    assert_eq!(living(&machine.marker).len(), 1);
+}
+
+#[test]
+fn lease_that_ends_while_the_guard_is_stopped_and_no_agent_runs_is_ended_by_the_next() {
+    let terms = LeaseTerms { lease: Span::millis(2_500), kill: Span::seconds(5), ..Profile::Fast.terms() };
+    let shared = Shared::new(terms);
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("overslept", &shared, &[&member]);
+    machine.start(&[]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    let guard = machine.guard_pid().expect("a guard");
+    rustix::process::kill_process(guard, Signal::STOP).expect("stop");
+    machine.kill_agent();
+    let slot = guard::Slot::open(&machine.run_dir().join("slot")).expect("slot");
+    let deadline = slot.state().incarnations.iter().map(|it| it.deadline_ns).max().expect("a lease");
+    until("the lease is over", || guard::boottime_ns() > deadline);
+    assert_eq!(living(&machine.marker).len(), 1, "nobody is left who could end it");
+    // Nobody answers its heartbeats: what ends it is the slot alone.
+    drop(member);
+    machine.start(&[]);
+    until("it is ended", || living(&machine.marker).is_empty());
+}
+
+#[test]
 fn machine_that_lost_its_power_comes_back_as_another_boot() {
     let shared = Shared::new(patient_terms());
     let member = Member::start(1, &shared, ANY);
