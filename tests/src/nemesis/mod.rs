@@ -8,6 +8,7 @@ pub mod api;
 pub mod checker;
 pub mod clients;
 pub mod deeds;
+pub mod doubt;
 pub mod hosts;
 pub mod net;
 pub mod observer;
@@ -40,13 +41,15 @@ const WITNESSES: usize = 6;
 const TEMPLATE: &str = "nemesis";
 /// From the end of a deed until everything runs, at the latest: above the boot grace, a quarantine and a slow machine.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// A move that nothing is seen of for so long is over, one way or the other.
-const MOVE: Duration = Duration::from_secs(8);
+/// A move that was taken is done by then, or the cluster has said that it was given up: above what a target has to get ready, a
+/// handoff has to end, and an election.
+const MOVE: Duration = Duration::from_secs(60);
 /// A history is so long at most, so that it can be judged, …
 const EACH: Duration = Duration::from_secs(14);
 /// … and of a run of some minutes there are so many.
 const HISTORIES: u32 = 20;
 
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     pub minutes: f64,
     pub seed: u64,
@@ -56,6 +59,8 @@ pub struct Options {
     pub json: bool,
     /// The evidence stays, whatever the verdict is.
     pub keep: bool,
+    /// No fault at all, and no time for anybody: see `doubt`.
+    pub doubt: bool,
 }
 
 struct Nemesis {
@@ -78,9 +83,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
     let began = Instant::now();
     let play = dir.join("lab");
     let lab = Lab::up(&play, runtime, NODES.len() as u8, &options.profile);
-    let switch = File::open(format!("/proc/{}/ns/net", lab.switch))?;
-    // From here on this thread and all it starts are in the switch, where everybody can be reached and packets be met.
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&switch), Some(LinkNameSpaceType::Network))?;
+    plug_into_switch(&lab)?;
     let observer = Observer::start(dir, &play.join("shared"))?;
     let mut nemesis = Nemesis {
         hosts: Hosts::new(lab),
@@ -90,7 +93,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
         plugged: BTreeSet::new(),
         exposures: Vec::new(),
         degraded: BTreeSet::new(),
-        hold: Duration::from_secs(6),
+        hold: hold(&options.profile),
         each: EACH,
         report: Report {
             seed: options.seed,
@@ -116,10 +119,23 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
     Ok(nemesis.report.is_good())
 }
 
+/// Above what a lease and the kill after it last in that profile, so that what is cut off for so long has ended.
+fn hold(profile: &str) -> Duration {
+    Duration::from_secs(match profile {
+        "fast" => 4,
+        "relaxed" => 20,
+        _ => 6,
+    })
+}
+
 impl Nemesis {
     fn play(&mut self, options: &Options, began: Instant) -> io::Result<()> {
         let limit = Duration::from_secs_f64(options.minutes * 60.0);
-        self.furnish()?;
+        // Members come and go here every few seconds; that is no start of the whole cluster.
+        self.hosts.order("PATCH", "/v1/cluster/settings", json!({"bootGraceMs": "1000"})).map_err(io::Error::other)?;
+        let homes = self.containers.iter().zip(NODES.into_iter().cycle());
+        let homes: Vec<(String, String)> = homes.map(|(container, home)| (container.clone(), name(home))).collect();
+        furnish(&self.hosts, &homes)?;
         self.until_well(RECOVERY).map_err(io::Error::other)?;
         self.each = EACH.min(limit / HISTORIES);
         self.clients.start(options.seed, self.each);
@@ -143,63 +159,62 @@ impl Nemesis {
         Ok(())
     }
 
-    /// The template with this program in it, and the containers that run it.
-    fn furnish(&self) -> io::Result<()> {
-        let shared = self.hosts.lab.dir.join("shared");
-        let program = std::env::current_exe()?;
-        world::lay_out(&shared.join("templates").join(TEMPLATE), &program)?;
-        let insist = |verb: &str, path: &str, body: Value| {
-            self.hosts.order(verb, path, body).map(drop).map_err(io::Error::other)
-        };
-        // Members come and go here every few seconds; that is no start of the whole cluster.
-        insist("PATCH", "/v1/cluster/settings", json!({"bootGraceMs": "1000"}))?;
-        let template = json!({"template": {"kind": "TEMPLATE_KIND_OS", "path": format!("templates/{TEMPLATE}")}});
-        insist("PUT", &format!("/v1/templates/{TEMPLATE}"), template)?;
-        for (at, container) in self.containers.iter().enumerate() {
-            let home = name(NODES[at % NODES.len()]);
-            let spec = json!({
-                "name": container, "template": TEMPLATE, "storage": "shared", "command": [program, "witness"],
-                "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
-                "preferredOwners": [{"nodes": [home]}], "stopGraceMs": "1000",
-            });
-            insist("POST", "/v1/containers", json!({"spec": spec}))?;
-        }
-        Ok(())
-    }
-
     /// Nothing moves back by itself: where a node runs nothing, one whose home it is goes there, so that every deed has a victim.
+    /// An order that was taken is carried out, or the cluster says why it was given up; only then it is given again.
     fn go_home(&mut self) {
-        let deadline = Instant::now() + RECOVERY;
-        let mut asked: Option<Instant> = None;
-        loop {
-            let places = self.places();
-            let empty = |home: &Host| !places.values().any(|node| *node == name(*home));
-            let homes: Vec<Host> = NODES.into_iter().filter(empty).collect();
-            if homes.is_empty() {
-                break;
-            }
-            if Instant::now() > deadline {
-                self.report.broken.push(format!("NOT MOVED: {places:?}"));
+        let places = self.places();
+        let empty = |home: &Host| !places.values().any(|node| *node == name(*home));
+        let homes: Vec<Host> = NODES.into_iter().filter(empty).collect();
+        if homes.is_empty() {
+            return;
+        }
+        for home in homes {
+            let at = NODES.iter().position(|node| *node == home).unwrap_or(0);
+            if let Err(what) = self.move_to(&self.containers[at].clone(), home) {
+                self.report.broken.push(format!("NOT MOVED to {}: {what}", name(home)));
                 return;
             }
-            // A move that was given up is ordered again: its target may have come back this moment.
-            if asked.is_none_or(|asked| asked.elapsed() > MOVE) {
-                for home in homes {
-                    let at = NODES.iter().position(|node| *node == home).unwrap_or(0);
-                    let path = format!("/v1/containers/{}:move", self.containers[at]);
-                    if let Err(what) = self.hosts.order("POST", &path, json!({"node": name(home)})) {
-                        eprintln!("          not moved yet: {what}");
-                    }
-                }
-                asked = Some(Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        if asked.is_none() {
-            return;
         }
         if let Err(what) = self.until_well(RECOVERY) {
             self.report.broken.push(format!("NOT RECOVERED after a move: {what}"));
+        }
+    }
+
+    /// Errs with what is missing, once a move that was taken came to nothing in silence, or nobody takes it.
+    fn move_to(&mut self, container: &str, home: Host) -> Result<(), String> {
+        let (path, deadline) = (format!("/v1/containers/{container}:move"), Instant::now() + RECOVERY);
+        let mut ordered: Option<(u64, Instant)> = None;
+        loop {
+            if self.places().get(container).is_some_and(|node| *node == name(home)) {
+                return Ok(());
+            }
+            let Some((revision, since)) = ordered else {
+                match self.hosts.order("POST", &path, json!({"node": name(home)})) {
+                    Ok(reply) => {
+                        let revision = reply["revision"].as_str().and_then(|it| it.parse().ok()).unwrap_or_default();
+                        ordered = Some((revision, Instant::now()));
+                    }
+                    Err(what) if Instant::now() > deadline => return Err(format!("never taken: {what}")),
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                }
+                continue;
+            };
+            let kinds = "filter.kinds=handover-aborted&filter.kinds=container-displaced";
+            let asked = format!("/v1/events?fromRevision={}&filter.container={container}&{kinds}", revision + 1);
+            let said = self.hosts.get(&asked).and_then(|reply| reply["events"].as_array().cloned());
+            if let Some(event) = said.into_iter().flatten().next() {
+                let text = event["text"].as_str().unwrap_or_default().to_owned();
+                eprintln!("          given up, and ordered again: {text}");
+                self.report.moves_given_up.push(text);
+                ordered = None;
+                if Instant::now() > deadline {
+                    return Err("given up again and again".into());
+                }
+            } else if since.elapsed() > MOVE {
+                let now = container_of(&self.hosts, container).unwrap_or_default();
+                return Err(format!("taken at {revision}, and for {MOVE:?} nothing is seen or said of it: {now}"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -403,15 +418,7 @@ impl Nemesis {
 
     /// What the cluster says happened, beside the evidence.
     fn note_events(&self, dir: &Path) -> io::Result<()> {
-        let (mut text, mut from) = (String::new(), String::from("0"));
-        while let Some(reply) = self.hosts.get(&format!("/v1/events?fromRevision={from}&page.size=1000")) {
-            let events = reply["events"].as_array().cloned().unwrap_or_default();
-            events.iter().for_each(|event| text += &format!("{event}\n"));
-            match reply["page"]["nextToken"].as_str().filter(|token| !token.is_empty()) {
-                Some(_) => from = next_revision(&events).unwrap_or_default(),
-                None => break,
-            }
-        }
+        let text: String = events(&self.hosts).iter().map(|event| format!("{event}\n")).collect();
         fs::write(dir.join("events.jsonl"), text)
     }
 
@@ -474,6 +481,47 @@ impl Nemesis {
         report.repeated = ledger.repeated;
         found
     }
+}
+
+/// From here on this thread and all it starts are in the switch, where everybody can be reached and packets be met.
+fn plug_into_switch(lab: &Lab) -> io::Result<()> {
+    let switch = File::open(format!("/proc/{}/ns/net", lab.switch))?;
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&switch), Some(LinkNameSpaceType::Network)).map_err(Into::into)
+}
+
+/// The template with this program in it, and the containers that run it, each with the node that is its home.
+fn furnish(hosts: &Hosts, containers: &[(String, String)]) -> io::Result<()> {
+    let shared = hosts.lab.dir.join("shared");
+    let program = std::env::current_exe()?;
+    world::lay_out(&shared.join("templates").join(TEMPLATE), &program)?;
+    let insist =
+        |verb: &str, path: &str, body: Value| hosts.order(verb, path, body).map(drop).map_err(io::Error::other);
+    let template = json!({"template": {"kind": "TEMPLATE_KIND_OS", "path": format!("templates/{TEMPLATE}")}});
+    insist("PUT", &format!("/v1/templates/{TEMPLATE}"), template)?;
+    for (container, home) in containers {
+        let spec = json!({
+            "name": container, "template": TEMPLATE, "storage": "shared", "command": [program, "witness"],
+            "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
+            "preferredOwners": [{"nodes": [home]}], "stopGraceMs": "1000",
+        });
+        insist("POST", "/v1/containers", json!({"spec": spec}))?;
+    }
+    Ok(())
+}
+
+/// Everything the cluster says happened, oldest first.
+fn events(hosts: &Hosts) -> Vec<Value> {
+    let (mut all, mut from) = (Vec::new(), String::from("0"));
+    while let Some(reply) = hosts.get(&format!("/v1/events?fromRevision={from}&page.size=1000")) {
+        let events = reply["events"].as_array().cloned().unwrap_or_default();
+        let next = next_revision(&events);
+        all.extend(events);
+        match (reply["page"]["nextToken"].as_str().filter(|token| !token.is_empty()), next) {
+            (Some(_), Some(next)) => from = next,
+            _ => break,
+        }
+    }
+    all
 }
 
 fn container_of(hosts: &Hosts, container: &str) -> Option<Value> {

@@ -47,6 +47,8 @@ pub struct Report {
     pub quarantined: usize,
     /// Nodes whose class fell below F1, and why.
     pub degraded: Vec<String>,
+    /// Moves that were taken and then given up by the cluster, in its words.
+    pub moves_given_up: Vec<String>,
     pub compared: usize,
     pub seconds: u64,
 }
@@ -100,7 +102,7 @@ impl Report {
              {} histories of {} operations, {} anomalies, {} undecided; {} calls repeated under their request id\n\
              {} stale reads where asked for, {} of them told their age, {} too low (by {} ms at most)\n\
              {} lines of witnesses, {} seen by the observer; members compared {} times; {} quarantined\n\
-             {} incarnations below class F1, whose power cuts an operator confirmed\n",
+             {} incarnations below class F1, whose power cuts an operator confirmed; {} moves given up aloud\n",
             self.done.len(),
             self.seconds,
             self.profile,
@@ -124,6 +126,7 @@ impl Report {
             self.compared,
             self.quarantined,
             self.degraded.len(),
+            self.moves_given_up.len(),
         );
         for what in &self.broken {
             let _ = writeln!(text, "BROKEN: {what}");
@@ -162,7 +165,7 @@ impl Report {
             "stale_ages_too_low": self.flattering_ms.len(), "too_low_by_max_ms": self.flattering_ms.iter().max(),
             "witness_lines": self.witness_lines, "observer_lines": self.observer_lines,
             "members_compared": self.compared, "quarantined": self.quarantined,
-            "below_f1": self.degraded,
+            "below_f1": self.degraded, "moves_given_up": self.moves_given_up,
             "broken": self.broken,
         })
     }
