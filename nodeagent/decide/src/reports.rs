@@ -21,14 +21,20 @@ impl Repeat {
     const FIRST: Span = Span::millis(1_000);
     /// What stands unchanged for long is said often enough to repair a leader that was restored.
     const LAST: Span = Span::seconds(60);
+    /// What a handover waits for: it may have been given up and ordered again meanwhile, which looks the same from here.
+    const AWAITED: Span = Span::seconds(2);
 
     pub fn at_once(now: Moment) -> Repeat {
         Repeat { due: now, pause: Repeat::FIRST }
     }
 
     pub fn said(&mut self, now: Moment) {
+        self.said_up_to(now, Repeat::LAST);
+    }
+
+    fn said_up_to(&mut self, now: Moment, longest: Span) {
         self.due = now + self.pause;
-        self.pause = (self.pause * 2).min(Repeat::LAST);
+        self.pause = (self.pause * 2).min(longest);
     }
 }
 
@@ -87,7 +93,7 @@ impl Reports {
         let due =
             self.words.iter_mut().filter(|(_, word)| word.repeat.due <= now && !(hold_closings && word.is_closing()));
         due.map(|((container, epoch), word)| {
-            word.repeat.said(now);
+            word.repeat.said_up_to(now, if word.is_awaited() { Repeat::AWAITED } else { Repeat::LAST });
             word.said.get_or_insert(seen);
             Report { container: *container, epoch: *epoch, what: word.what.clone() }
         })
@@ -101,6 +107,10 @@ impl Reports {
 }
 
 impl Word {
+    fn is_awaited(&self) -> bool {
+        matches!(self.what, Reported::Prepared | Reported::CannotPrepare { .. })
+    }
+
     fn is_closing(&self) -> bool {
         matches!(self.what, Reported::Observed(Observed::Closed { .. }))
     }

@@ -20,6 +20,33 @@ fn a_fresh_node_registers_ending_nothing() {
 }
 
 #[test]
+fn class_that_changed_is_told_while_the_incarnation_serves_and_while_it_ends() {
+    let with = |class| Box::new(NodeFacts { class, class_reason: "an end overran".into(), ..facts() });
+    let mut bench = Bench::leased();
+    assert!(!has(&bench.send(Input::Facts(with(FencingClass::F1))), "class"), "the registration said so");
+    assert_eq!(lines(&bench.send(Input::Facts(with(FencingClass::F0)))), ["class F0"]);
+    assert!(!has(&bench.send(Input::Facts(with(FencingClass::F0))), "class"), "another reason alone is told with it later");
+    bench.run_leased(1_200);
+    assert!(has(&bench.take(), "class F0"), "it may have been lost");
+    bench.send(Input::LeaderLost);
+    assert!(has(&bench.send(Input::LeaderConnected { member: MemberId(2) }), "class F0"), "another leader listens");
+    assert_eq!(lines(&bench.send(Input::Facts(with(FencingClass::F1)))), ["class F1"]);
+
+    // An end that overruns: the guard has not recorded it, and the class falls meanwhile.
+    bench.answers.sweep = false;
+    bench.send(Input::FromLeader(ToAgent::Void { incarnation: Incarnation(5) }));
+    bench.take();
+    assert_eq!(lines(&bench.send(Input::Facts(with(FencingClass::F0)))), ["class F0"]);
+
+    // The agent that takes over cannot know what the one before it registered.
+    let mut bench = Bench::leased();
+    bench.restart();
+    let mut said = bench.send(Input::LeaderConnected { member: MemberId(1) });
+    said.extend(bench.take());
+    assert!(has(&said, "class F1"), "{:?}", lines(&said));
+}
+
+#[test]
 fn nothing_is_said_before_the_guard_has_spoken_and_what_runs_was_seen() {
     for (guard, look) in [(false, false), (true, false), (false, true)] {
         let mut bench = Bench::leased();

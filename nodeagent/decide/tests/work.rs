@@ -183,6 +183,19 @@ fn the_target_of_a_handover_prepares_and_starts_only_the_epoch_after() {
 }
 
 #[test]
+fn a_target_goes_on_saying_that_it_is_ready_for_the_same_handover_may_have_been_ordered_again() {
+    let mut bench = Bench::leased();
+    bench.want(10, &[item(1, 7, Wanted::Prepare)]);
+    bench.happened(1, 7, Happened::Prepared);
+    bench.run_leased(60_000);
+    bench.take();
+    // Given up and ordered again between two sets, it is the same set: only the word itself tells the leader.
+    bench.run_leased(10_000);
+    let said = lines(&bench.take()).iter().filter(|line| *line == "report c1 e7 prepared").count();
+    assert!((4..=6).contains(&said), "said {said} times in ten seconds");
+}
+
+#[test]
 fn a_handover_that_will_not_come_leaves_nothing_behind() {
     for set in [&[][..], &[item(1, 8, Wanted::Stop)], &[item(1, 6, Wanted::Run)]] {
         let mut bench = Bench::leased();
