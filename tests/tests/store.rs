@@ -90,6 +90,10 @@ fn damage_is_named_by_the_member_and_its_data_is_not_used() {
     cluster.create("ledger", json!({}));
     (1..4).for_each(|value| annotate(&cluster, 0, value, 10));
     let member = &mut cluster.members[0];
+    // Started once more, so that the log has everything and the guard file need not put anything back.
+    member.kill();
+    member.start(&[]);
+    until_so("it has everything", || has(member, 3));
     member.kill();
     let whole = member.data_dir.clone();
     for (number, (says, damage)) in cases.into_iter().enumerate() {
@@ -125,7 +129,7 @@ fn damage_is_named_by_the_member_and_its_data_is_not_used() {
 
 // ---- A full disk ----
 
-const DISK_BYTES: u64 = 24 << 20;
+const DISK_BYTES: u64 = 48 << 20;
 const ROOM_BYTES: u64 = 300 << 10;
 
 /// A file system of `DISK_BYTES`, seen by this thread and what it starts; goes with them.

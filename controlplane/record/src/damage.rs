@@ -12,8 +12,12 @@ pub enum Damage {
     IdentityUnreadable { why: String },
     #[error("the {part} is gone, but this store has existed")]
     Missing { part: &'static str },
-    #[error("neither slot of the guard file verifies")]
+    #[error("no slot of the guard file verifies")]
     GuardUnreadable,
+    #[error("the guard file is {found} bytes long, not {expected}")]
+    GuardLength { expected: u64, found: u64 },
+    #[error("group {group} is neither in the log nor carried by the guard file, which has seen group {guard}")]
+    GroupLost { group: u64, guard: u64 },
     #[error("the store is empty, the guard knows {groups} groups")]
     Empty { groups: u64 },
     #[error("the {part} belongs to {found}, not to {expected}")]

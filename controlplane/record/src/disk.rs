@@ -12,7 +12,8 @@ pub trait RaftDisk: Send {
     /// is written. Errs with `Damaged` if something is missing; the store must then never be used again.
     fn load(&mut self) -> Result<Option<Loaded>, StoreError>;
 
-    /// Makes `group` durable and gives back its number. Only then may its messages be sent and its entries count.
+    /// Makes `group` durable and gives back its number. Only then may its messages be sent and its entries count. An error
+    /// may come from work on earlier groups that went on in the background; they are durable all the same.
     /// Costs one sync whatever its size: merge what is queued with `Group::absorb`.
     fn append_group(&mut self, group: &Group) -> Result<u64, StoreError>;
 
@@ -34,7 +35,8 @@ pub trait RaftDisk: Send {
         self.snapshots().read()
     }
 
-    /// Forgets groups that hold nothing above `through_index`, which the snapshot must cover.
+    /// Forgets groups that hold nothing above `through_index`, which the snapshot must cover. Others may be appended
+    /// before they are gone.
     fn compact(&mut self, through_index: u64) -> Result<(), StoreError>;
 
     /// Notes that the store ends here in good order. Nothing may be written afterwards.
@@ -63,6 +65,10 @@ pub struct Stats {
     pub append_time: Duration,
     pub append_time_last: Duration,
     pub append_time_max: Duration,
+    /// Groups durable in the guard file that the log does not hold yet.
+    pub groups_behind: u64,
+    /// How many appends had to wait until the log had caught up.
+    pub waits_for_log: u64,
     pub groups_kept: u64,
     pub bytes_kept: u64,
     pub snapshot_index: u64,

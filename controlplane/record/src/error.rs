@@ -33,6 +33,10 @@ pub enum StoreError {
     OtherCluster { folder: String, found: String, expected: String },
     #[error("data folder {folder} was made by the {found} store, the configuration says {expected}; set it back")]
     OtherBackend { folder: String, found: String, expected: String },
+    #[error(
+        "the {object} has format version {found}, this program knows version {expected}; start the version that made it"
+    )]
+    Format { object: &'static str, found: u16, expected: u16 },
     #[error("data folder {folder} already has a store in it")]
     Exists { folder: String },
     #[error("data folder {folder} is not quarantined, so there is nothing to retire")]

@@ -1,19 +1,21 @@
-//! The bookkeeping every engine shares: what the next record is, what the guard must say, what may be compacted, and
-//! that nothing happens after the first error.
+//! The bookkeeping every engine shares: what the next record is, what its slot says and waits for, what may be compacted,
+//! and that nothing happens after the first error.
 //! In: groups. Out: bytes to be written, then told that they are. Absent: writing.
 
 use crate::codec::{encode, encoded_len};
 use crate::error::{Refused, StoreError};
-use crate::guard::{CARRY_BYTES, Guard};
 use crate::replay::Replayed;
+use crate::ring::{Shape, Slot};
 use crate::tip::Tip;
 use crate::types::{Group, Identity, LogPoint, SnapshotMeta};
+use planted::planted;
 use std::collections::VecDeque;
 use std::error::Error;
 
 #[derive(Debug)]
 pub struct Ledger {
     identity: Identity,
+    shape: Shape,
     tip: Tip,
     spans: Spans,
     sequence: u64,
@@ -23,15 +25,16 @@ pub struct Ledger {
 
 impl Ledger {
     /// For a store before its first group.
-    pub fn new(identity: Identity) -> Self {
+    pub fn new(identity: Identity, shape: Shape) -> Self {
         let (tip, spans, snapshot) = (Tip::default(), Spans::default(), LogPoint::default());
-        Self { identity, tip, spans, sequence: 0, snapshot, poison: None }
+        Self { identity, shape, tip, spans, sequence: 0, snapshot, poison: None }
     }
 
     /// For a store that was just replayed.
-    pub fn resume(replayed: &mut Replayed) -> Self {
+    pub fn resume(replayed: &mut Replayed, shape: Shape) -> Self {
         Self {
             identity: replayed.loaded.identity,
+            shape,
             tip: replayed.tip,
             spans: std::mem::take(&mut replayed.spans),
             sequence: replayed.sequence,
@@ -80,16 +83,27 @@ impl Ledger {
         self.tip = tip;
     }
 
-    /// Whether the guard of this record may be written at the same time as the record itself.
-    pub fn carries(record: &[u8]) -> bool {
-        record.len() <= CARRY_BYTES
+    /// Whether the slot of this record carries it, so that the log may get it later. Otherwise the log comes first.
+    pub fn carries(&self, record: &[u8]) -> bool {
+        record.len() <= self.shape.carry_bytes()
     }
 
-    /// Writes the next guard slot, for `tip`, into `slot`; gives back its offset in the guard file. `carried` is the
-    /// record of `tip`, or empty if that is durable already.
-    pub fn guard(&mut self, tip: &Tip, clean: bool, carried: &[u8], slot: &mut Vec<u8>) -> u64 {
+    /// The group that must be durable in the log before the slot of `number` is written: the one it takes the place of,
+    /// and with it all before that. 0 = none.
+    pub fn must_be_logged(&self, number: u64) -> u64 {
+        if planted!("slot-taken-early") {
+            return 0;
+        }
+        self.shape.evicted_by(number)
+    }
+
+    /// Writes the slot for `tip` into `slot`; gives back the offsets of its two copies in the guard file. `carried` is the
+    /// record of `tip`, or empty if that is durable in the log already.
+    pub fn slot(&mut self, tip: &Tip, clean: bool, carried: &[u8], slot: &mut Vec<u8>) -> [u64; 2] {
         self.sequence += 1;
-        Guard::encode(&self.identity, self.sequence, tip, self.snapshot.index, clean, carried, slot)
+        Slot::encode(&self.identity, self.sequence, tip, self.snapshot.index, clean, carried, slot);
+        let [first, second] = self.shape.copies(tip.number);
+        if planted!("slot-written-once") { [first, first] } else { [first, second] }
     }
 
     /// Errs if `meta` is older than the snapshot there is.

@@ -5,14 +5,15 @@
 //!
 //! Every group is one record: it names its owner, is chained to the record before it by checksum, and holds the
 //! HardState together with the entries it came with, so both become durable at once or not at all. A conflicting suffix
-//! is overwritten by the order of replay. Beside the records stands the guard, a tiny file in another place that says
-//! how far the records must reach; it alone can notice a store that looks clean but lost its end.
+//! is overwritten by the order of replay. Beside the records stands the guard file, a ring of slots in another place: a
+//! group is acknowledged when its slot is durable, and the log may follow a few groups later. It says how far the records
+//! must reach and carries those that are still missing; it alone can notice a store that looks clean but lost its end.
 
 mod types;
 mod damage;
 mod error;
 mod codec;
-mod guard;
+mod ring;
 mod snapshot;
 mod tip;
 mod replay;
@@ -24,10 +25,10 @@ pub use codec::{Assembler, PIECE_BYTES, Record, Scan, decode, piece_key, pieces}
 pub use damage::{Damage, RecordFault, SnapshotFault};
 pub use disk::{RaftDisk, SnapshotFolder, Stats};
 pub use error::{Refused, StoreError};
-pub use guard::{CARRY_BYTES, Guard, SLOT_BYTES};
 pub use ledger::Ledger;
 pub use mem::{Crash, MemDisk, Part};
 pub use replay::{Found, Replayed, replay};
+pub use ring::{Ring, Shape, Slot};
 pub use snapshot::{FRAME_BYTES, decode_snapshot, frames, snapshot_header, snapshot_meta};
 pub use tip::Tip;
 pub use types::{Entry, Group, HardState, Identity, Loaded, LogPoint, SnapshotMeta};

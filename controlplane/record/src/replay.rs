@@ -1,12 +1,13 @@
 //! From what a store holds to what a member knows, or to the reason why it must not start.
-//! In: the records in order, the guard, the newest snapshot. Out: `Replayed`, or `Damage` that names the place.
-//! Absent: repair. The one thing left out is a broken write *behind* what the guard has seen: it was never acknowledged.
-//! Everything behind the guard that verifies is kept; it may have been sent although nobody was told.
+//! In: the records in order, the ring of the guard file, the newest snapshot. Out: `Replayed`, or `Damage` that names the
+//! place. Absent: repair of what stands nowhere else. Where the log ends, or breaks off, the ring goes on as far as it
+//! carries every group up to its newest. Left out is a broken write *behind* the newest: it was never acknowledged.
+//! Everything behind it that verifies is kept; it may have been sent although nobody was told.
 
 use crate::codec::{Record, decode};
 use crate::damage::{Damage, RecordFault};
-use crate::guard::Guard;
 use crate::ledger::Spans;
+use crate::ring::{Ring, Slot};
 use crate::tip::Tip;
 use crate::types::{Entry, Group, Identity, Loaded, LogPoint, SnapshotMeta};
 use bytes::Bytes;
@@ -26,8 +27,8 @@ pub struct Replayed {
     /// How many of the records found stay; what follows them is an unfinished write, to be removed.
     pub kept: usize,
     pub unfinished: bool,
-    /// The guard survived the crash that its group did not: this record belongs at the end of the store.
-    pub redo: Option<Bytes>,
+    /// The ring is ahead of the log: these records, each with its number, belong behind those that are kept.
+    pub redo: Vec<(u64, Bytes)>,
     /// A snapshot from the leader was saved, but not the group that starts the log anew behind it: to be appended.
     pub install: Option<Group>,
     pub(crate) tip: Tip,
@@ -35,15 +36,23 @@ pub struct Replayed {
     pub(crate) sequence: u64,
 }
 
+impl Replayed {
+    /// Number of the last record that stays where it was found.
+    pub fn last_kept(&self) -> u64 {
+        self.tip.number - self.redo.len() as u64
+    }
+}
+
 /// Judges a store. `snapshot` has been verified against its own manifest; records are verified here.
 pub fn replay(
     identity: &Identity,
     found: impl IntoIterator<Item = Found>,
-    guard: &Guard,
+    ring: &Ring,
     snapshot: Option<&SnapshotMeta>,
 ) -> Result<Replayed, Damage> {
+    let guard = ring.newest();
     owned("guard file", &guard.identity, identity)?;
-    let mut chain = Chain { identity, guard, tip: None, spans: Spans::default(), log: Vec::new(), floor: 0 };
+    let mut chain = Chain { identity, ring, tip: None, spans: Spans::default(), log: Vec::new(), floor: 0 };
     let (mut kept, mut unfinished) = (0, false);
     for place in found {
         if !chain.take(place)? {
@@ -52,10 +61,10 @@ pub fn replay(
         }
         kept += 1;
     }
-    let redo = chain.reach_guard()?;
+    let redo = chain.reach_newest()?;
     let Chain { tip, spans, log, floor, .. } = chain;
     let tip = tip.ok_or(Damage::Empty { groups: guard.group })?;
-    if guard.clean && (unfinished || tip.number != guard.group) {
+    if guard.clean && (unfinished || !redo.is_empty() || tip.number != guard.group) {
         return Err(Damage::ChangedWhileClosed { guard: guard.group });
     }
     check_snapshot_reaches(guard, snapshot)?;
@@ -84,7 +93,7 @@ pub(crate) fn owned(part: &'static str, found: &Identity, expected: &Identity) -
 /// The chain of records as far as it has been read.
 struct Chain<'a> {
     identity: &'a Identity,
-    guard: &'a Guard,
+    ring: &'a Ring,
     tip: Option<Tip>,
     spans: Spans,
     /// The entries behind `floor`, contiguous.
@@ -97,10 +106,9 @@ impl Chain<'_> {
     /// counts.
     fn take(&mut self, place: Found) -> Result<bool, Damage> {
         let expected = self.tip.map_or(1, |tip| tip.number + 1);
-        // A store that was compacted may start anywhere up to the guard, so a first place is never "unfinished". What
-        // the guard carries was written at the same time, and whatever stands in its place can be written again.
-        let undoable = expected == self.guard.group && !self.guard.carried.is_empty();
-        let acknowledged = self.tip.is_none() || (expected <= self.guard.group && !undoable);
+        // A store that was compacted may start anywhere up to the newest group, so a first place is never "unfinished".
+        // What the ring carries from here to its end can be written again, whatever stands in its place.
+        let acknowledged = self.tip.is_none() || expected < self.ring.carried_from();
         let record = match place {
             Found::Record(bytes) => decode(&bytes).map(|record| (record, bytes.len())),
             Found::Unreadable(fault) => Err(fault),
@@ -126,13 +134,15 @@ impl Chain<'_> {
         Ok(true)
     }
 
-    /// The first record left by compaction may be any, but not one behind the guard: the last group is always kept.
+    /// The first record left by compaction may be any, but not one behind the newest slot: the last group is always
+    /// kept.
     fn check_start(&self, record: &Record) -> Result<(), Damage> {
-        let next = self.guard.group + 1;
+        let newest = self.ring.newest();
+        let next = newest.group + 1;
         if record.number > next {
             return Err(Damage::GroupMissing { expected: next, found: record.number });
         }
-        if record.number == next && record.previous != self.guard.group_crc {
+        if record.number == next && record.previous != newest.group_crc {
             return Err(Damage::ChainBroken { group: next });
         }
         Ok(())
@@ -147,29 +157,12 @@ impl Chain<'_> {
                 return Err(Damage::Rule { group: number, why });
             }
         }
-        if number == self.guard.group {
-            self.check_guarded(&group, last, crc)?;
+        if let Some(seen) = self.ring.slot(number) {
+            check_guarded(seen, &group, last, crc)?;
         }
         self.spans.push(number, &group, last.index, len as u64);
         self.tip = Some(Tip { number, crc, last, hard_state: group.hard_state });
         self.lay_down(group, last);
-        Ok(())
-    }
-
-    /// At the guard's own group everything must be as the guard saw it.
-    fn check_guarded(&self, group: &Group, last: LogPoint, crc: u32) -> Result<(), Damage> {
-        let seen = self.guard;
-        for (what, found, guard) in [
-            ("term", group.hard_state.term, seen.term),
-            ("vote", group.hard_state.vote, seen.vote),
-            ("last index", last.index, seen.last.index),
-            ("last term", last.term, seen.last.term),
-            ("checksum of the last group", u64::from(crc), u64::from(seen.group_crc)),
-        ] {
-            if found != guard {
-                return Err(Damage::BelowGuard { what, found, guard });
-            }
-        }
         Ok(())
     }
 
@@ -193,31 +186,47 @@ impl Chain<'_> {
         self.log.extend(group.entries);
     }
 
-    /// Errs unless the chain ends at or behind the guard's group. If exactly the carried group is missing, it is taken
-    /// from the guard and given back, to be written again.
-    fn reach_guard(&mut self) -> Result<Option<Bytes>, Damage> {
+    /// Errs unless the chain ends at or behind the newest slot, or can be continued to it by what the ring carries: that
+    /// is given back, to be written again.
+    fn reach_newest(&mut self) -> Result<Vec<(u64, Bytes)>, Damage> {
+        let guard = self.ring.newest().group;
         let Some(tip) = self.tip else {
-            return Err(Damage::Empty { groups: self.guard.group });
+            return Err(Damage::Empty { groups: guard });
         };
-        let seen = self.guard;
-        if tip.number >= seen.group {
-            return Ok(None);
-        }
         if planted!("guard-file-not-asked") {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        if tip.number + 1 < seen.group || seen.carried.is_empty() {
-            return Err(Damage::BelowGuard { what: "last group", found: tip.number, guard: seen.group });
+        let mut redo = Vec::new();
+        for group in tip.number + 1..=guard {
+            let lost = Damage::GroupLost { group, guard };
+            let carried = self.ring.slot(group).map(|slot| &slot.carried).filter(|carried| !carried.is_empty());
+            let Some(record) = carried.cloned() else { return Err(lost) };
+            if !self.take(Found::Record(record.clone()))? {
+                return Err(lost);
+            }
+            redo.push((group, record));
         }
-        let record = seen.carried.clone();
-        if self.take(Found::Record(record.clone()))? {
-            return Ok(Some(record));
-        }
-        Err(Damage::BelowGuard { what: "last group", found: tip.number, guard: seen.group })
+        Ok(redo)
     }
 }
 
-fn check_snapshot_reaches(guard: &Guard, snapshot: Option<&SnapshotMeta>) -> Result<(), Damage> {
+/// What the log holds as the group of a slot must be what the slot saw.
+fn check_guarded(seen: &Slot, group: &Group, last: LogPoint, crc: u32) -> Result<(), Damage> {
+    for (what, found, guard) in [
+        ("term", group.hard_state.term, seen.term),
+        ("vote", group.hard_state.vote, seen.vote),
+        ("last index", last.index, seen.last.index),
+        ("last term", last.term, seen.last.term),
+        ("checksum of a group", u64::from(crc), u64::from(seen.group_crc)),
+    ] {
+        if found != guard {
+            return Err(Damage::BelowGuard { what, found, guard });
+        }
+    }
+    Ok(())
+}
+
+fn check_snapshot_reaches(guard: &Slot, snapshot: Option<&SnapshotMeta>) -> Result<(), Damage> {
     match snapshot {
         None if guard.snapshot_index > 0 => Err(Damage::Missing { part: "snapshot" }),
         Some(meta) if meta.index < guard.snapshot_index => {

@@ -1,7 +1,11 @@
 //! A `RaftDisk` out of a log, a guard file and a folder of snapshots: the order of writes that every engine shares.
 //! In: groups. Out: durable groups. Absent: how an engine stores a record (`Log`).
+//!
+//! A group is durable with its slot in the guard file: one sync. The log gets it later, from the feeder's thread, and a
+//! slot whose place is wanted waits for that. Why this suffices is told in `record::ring`.
 
-use super::guard::GuardFile;
+use super::feeder::Feeder;
+use super::guard::{GuardFile, SHAPE};
 use super::snapshot::Snapshots;
 use record::{Found, Group, Ledger, Loaded, RaftDisk, SnapshotFolder, SnapshotMeta, Stats, StoreError, Tip, replay};
 use std::fs::File;
@@ -16,8 +20,8 @@ pub(super) trait Log: Send {
     /// Removes what follows the first `kept` records, the last of which has number `last`.
     fn cut(&mut self, kept: usize, last: u64) -> Result<(), StoreError>;
 
-    /// Adds a record; durable on return.
-    fn append(&mut self, number: u64, record: &[u8]) -> Result<(), StoreError>;
+    /// Adds records, each with its number; durable on return. One sync for all of them.
+    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> Result<(), StoreError>;
 
     /// Makes durable whatever `records` saw.
     fn sync(&mut self) -> Result<(), StoreError>;
@@ -29,65 +33,89 @@ pub(super) trait Log: Send {
     fn close(&mut self) -> Result<(), StoreError>;
 }
 
-pub(super) struct Disk<L> {
-    log: L,
+pub(super) struct Disk {
+    /// Before `load`; then the feeder has it.
+    log: Option<Box<dyn Log>>,
     guard: GuardFile,
     snapshots: Snapshots,
     /// `None` until `load` has found everything in order, and after `close`.
-    ledger: Option<Ledger>,
-    /// The buffer of records.
-    record: Vec<u8>,
+    open: Option<Open>,
     stats: Stats,
     /// The folder stays locked as long as somebody can write to it. Last: dropped after the engine let go.
     _lock: Arc<File>,
 }
 
-impl<L: Log> Disk<L> {
-    pub fn new(log: L, guard: GuardFile, snapshots: Snapshots, lock: Arc<File>) -> Self {
-        Self { log, guard, snapshots, ledger: None, record: Vec::new(), stats: Stats::default(), _lock: lock }
+/// A store that may be written.
+struct Open {
+    ledger: Ledger,
+    feeder: Feeder,
+}
+
+impl Disk {
+    pub fn new(log: Box<dyn Log>, guard: GuardFile, snapshots: Snapshots, lock: Arc<File>) -> Self {
+        Self { log: Some(log), guard, snapshots, open: None, stats: Stats::default(), _lock: lock }
     }
 
-    fn write(&mut self, tip: &Tip) -> Result<(), StoreError> {
-        let ledger = self.ledger.as_mut().ok_or(StoreError::NotLoaded)?;
-        if !Ledger::carries(&self.record) {
-            // The guard must not be ahead of a group that it cannot put back.
-            self.log.append(tip.number, &self.record)?;
-            return self.guard.write(ledger, tip, false);
-        }
-        self.guard.begin(ledger, tip, &self.record);
-        let logged = self.log.append(tip.number, &self.record);
-        let guarded = self.guard.finish();
-        logged.and(guarded)
+    fn opened(&mut self) -> Result<&mut Open, StoreError> {
+        self.open.as_mut().ok_or(StoreError::NotLoaded)
     }
 
     /// Runs `work` unless the disk is poisoned; any error but a refusal poisons it.
     fn with<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.ledger.as_ref().ok_or(StoreError::NotLoaded)?.check_usable()?;
+        self.opened()?.ledger.check_usable()?;
         let result = work(self);
-        self.ledger.as_mut().ok_or(StoreError::NotLoaded)?.watch(result)
+        self.opened()?.ledger.watch(result)
+    }
+
+    fn write(&mut self, tip: &Tip, record: Vec<u8>) -> Result<(), StoreError> {
+        let Open { ledger, feeder } = self.open.as_mut().ok_or(StoreError::NotLoaded)?;
+        if !ledger.carries(&record) {
+            // The ring must not be ahead of a group that it cannot put back.
+            feeder.feed(tip.number, record)?;
+            feeder.wait_for(tip.number)?;
+            return self.guard.write(ledger, tip, &[]);
+        }
+        feeder.check()?;
+        let awaited = ledger.must_be_logged(tip.number);
+        if feeder.durable() < awaited {
+            self.stats.waits_for_log += 1;
+            feeder.wait_for(awaited)?;
+        }
+        self.guard.write(ledger, tip, &record)?;
+        feeder.feed(tip.number, record)
+    }
+
+    /// Waits until the log has everything, then notes in the newest slot what has changed beside it.
+    fn rewrite_slot(&mut self, clean: bool) -> Result<(), StoreError> {
+        let Open { ledger, feeder } = self.open.as_mut().ok_or(StoreError::NotLoaded)?;
+        feeder.wait_for(ledger.tip().number)?;
+        self.guard.rewrite(ledger, clean)
     }
 }
 
-impl<L: Log> RaftDisk for Disk<L> {
+impl RaftDisk for Disk {
     fn load(&mut self) -> Result<Option<Loaded>, StoreError> {
-        self.ledger = None;
-        let guard = self.guard.read()?;
-        let snapshot = self.snapshots.newest()?;
-        let records = self.log.records()?;
-        let mut replayed = replay(self.snapshots.identity(), records, &guard, snapshot.as_ref())?;
-        let mut ledger = Ledger::resume(&mut replayed);
-        let tip = *ledger.tip();
-        if replayed.unfinished {
-            self.log.cut(replayed.kept, tip.number - u64::from(replayed.redo.is_some()))?;
+        if let Some(Open { feeder, .. }) = self.open.take() {
+            self.log = feeder.stop();
         }
-        if let Some(record) = &replayed.redo {
-            self.log.append(tip.number, record)?;
+        let mut log = self.log.take().ok_or(StoreError::NotLoaded)?;
+        let ring = self.guard.read()?;
+        let snapshot = self.snapshots.newest()?;
+        let mut replayed = replay(self.snapshots.identity(), log.records()?, &ring, snapshot.as_ref())?;
+        if replayed.unfinished {
+            log.cut(replayed.kept, replayed.last_kept())?;
+        }
+        if !replayed.redo.is_empty() {
+            let redo: Vec<_> = replayed.redo.iter().map(|(number, record)| (*number, record.to_vec())).collect();
+            log.append(&redo)?;
         }
         // What survived a killed process may be in the page cache only, and from here on it counts.
-        self.log.sync()?;
+        log.sync()?;
         self.snapshots.tidy(snapshot.as_ref())?;
-        self.guard.write(&mut ledger, &tip, false)?;
-        self.ledger = Some(ledger);
+        let mut ledger = Ledger::resume(&mut replayed, SHAPE);
+        self.guard.rewrite(&mut ledger, false)?;
+        let feeder = Feeder::start(log, ledger.tip().number, SHAPE.feed_at())?;
+        self.open = Some(Open { ledger, feeder });
         if let Some(group) = &replayed.install {
             self.append_group(group)?;
         }
@@ -96,13 +124,11 @@ impl<L: Log> RaftDisk for Disk<L> {
 
     fn append_group(&mut self, group: &Group) -> Result<u64, StoreError> {
         let start = Instant::now();
-        let mut record = std::mem::take(&mut self.record);
-        let prepared = self.ledger.as_ref().ok_or(StoreError::NotLoaded)?.prepare(group, &mut record);
-        self.record = record;
-        let tip = prepared?;
-        self.with(|disk| disk.write(&tip))?;
-        let bytes = self.record.len() as u64;
-        self.ledger.as_mut().ok_or(StoreError::NotLoaded)?.advance(tip, group, bytes);
+        let mut record = Vec::new();
+        let tip = self.opened()?.ledger.prepare(group, &mut record)?;
+        let bytes = record.len() as u64;
+        self.with(|disk| disk.write(&tip, record))?;
+        self.opened()?.ledger.advance(tip, group, bytes);
         self.stats.appended(group, bytes, start.elapsed());
         Ok(tip.number)
     }
@@ -112,44 +138,43 @@ impl<L: Log> RaftDisk for Disk<L> {
     }
 
     fn adopt_snapshot(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
-        self.ledger.as_ref().ok_or(StoreError::NotLoaded)?.check_snapshot(meta)?;
+        self.opened()?.ledger.check_snapshot(meta)?;
         self.with(|disk| {
             disk.snapshots.adopt(meta)?;
-            let ledger = disk.ledger.as_mut().ok_or(StoreError::NotLoaded)?;
-            ledger.saved(meta);
-            let tip = *ledger.tip();
-            disk.guard.write(ledger, &tip, false)?;
+            disk.opened()?.ledger.saved(meta);
+            disk.rewrite_slot(false)?;
             disk.snapshots.tidy(Some(meta))
         })
     }
 
     fn compact(&mut self, through_index: u64) -> Result<(), StoreError> {
-        let ledger = self.ledger.as_ref().ok_or(StoreError::NotLoaded)?;
+        let Open { ledger, feeder } = self.open.as_mut().ok_or(StoreError::NotLoaded)?;
         let count = ledger.removable(through_index)?;
         if count == 0 {
             return Ok(());
         }
-        let first_kept = ledger.first_number() + count as u64;
-        self.with(|disk| disk.log.remove_below(first_kept))?;
-        self.ledger.as_mut().ok_or(StoreError::NotLoaded)?.removed(count);
+        let asked = feeder.remove_below(ledger.first_number() + count as u64);
+        ledger.watch(asked)?;
+        ledger.removed(count);
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), StoreError> {
         self.with(|disk| {
-            disk.log.close()?;
-            let ledger = disk.ledger.as_mut().ok_or(StoreError::NotLoaded)?;
-            let tip = *ledger.tip();
-            disk.guard.write(ledger, &tip, true)
+            let tip = disk.opened()?.ledger.tip().number;
+            disk.opened()?.feeder.wait_for(tip)
         })?;
-        self.ledger = None;
-        Ok(())
+        let Some(Open { mut ledger, feeder }) = self.open.take() else { return Err(StoreError::NotLoaded) };
+        let mut log = feeder.stop().ok_or(StoreError::NotLoaded)?;
+        log.close()?;
+        self.guard.rewrite(&mut ledger, true)
     }
 
     fn stats(&self) -> Stats {
-        let Some(ledger) = &self.ledger else { return self.stats };
+        let Some(Open { ledger, feeder }) = &self.open else { return self.stats };
         let (groups_kept, bytes_kept) = ledger.live();
-        let snapshot_index = ledger.snapshot().index;
-        Stats { groups_kept, bytes_kept, snapshot_index, poisoned: ledger.poisoned(), ..self.stats }
+        let (snapshot_index, poisoned) = (ledger.snapshot().index, ledger.poisoned());
+        let groups_behind = ledger.tip().number.saturating_sub(feeder.durable());
+        Stats { groups_kept, bytes_kept, groups_behind, snapshot_index, poisoned, ..self.stats }
     }
 }

@@ -23,11 +23,13 @@ pub(super) struct FileLog {
 }
 
 impl FileLog {
-    pub fn create(folder: &Path, number: u64, record: &[u8]) -> Result<(), StoreError> {
+    /// A new log with one record in it, durable down to the folder.
+    pub fn create(folder: &Path, number: u64, record: &[u8]) -> Result<Self, StoreError> {
         let path = segment_path(folder, number);
         let mut file = create_file(&path)?;
         file.write_all(record).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
-        sync_folder(folder)
+        sync_folder(folder)?;
+        Self::open(folder)
     }
 
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
@@ -61,6 +63,7 @@ impl FileLog {
     }
 
     fn rotate(&mut self, number: u64) -> Result<(), StoreError> {
+        self.active.sync_data().map_err(io("write", &self.active_path()))?;
         self.active = create_file(&self.path(number))?;
         self.active_bytes = 0;
         sync_folder(&self.folder)?;
@@ -100,14 +103,15 @@ impl Log for FileLog {
         Ok(())
     }
 
-    fn append(&mut self, number: u64, record: &[u8]) -> Result<(), StoreError> {
-        if self.active_bytes >= SEGMENT_BYTES {
-            self.rotate(number)?;
+    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
+        for (number, record) in records {
+            if self.active_bytes >= SEGMENT_BYTES {
+                self.rotate(*number)?;
+            }
+            self.active.write_all(record).map_err(|source| io("write", &self.active_path())(source))?;
+            self.active_bytes += record.len() as u64;
         }
-        let written = self.active.write_all(record).and_then(|()| self.active.sync_data());
-        written.map_err(|source| io("write", &self.active_path())(source))?;
-        self.active_bytes += record.len() as u64;
-        Ok(())
+        self.active.sync_data().map_err(|source| io("write", &self.active_path())(source))
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {

@@ -13,6 +13,7 @@
 
 mod durable;
 mod disk;
+mod feeder;
 mod guard;
 mod snapshot;
 mod sled;
@@ -23,9 +24,9 @@ mod tests;
 
 pub use snapshot::Snapshots;
 
-use self::disk::Disk;
+use self::disk::{Disk, Log};
 use self::durable::{create_folder, exists, io, remove_file, sync_folder, write_durably};
-use self::guard::GuardFile;
+use self::guard::{GuardFile, SHAPE};
 use self::identity::IdentityFile;
 use record::{Damage, Group, Identity, Ledger, Loaded, RaftDisk, StoreError};
 use serde::{Deserialize, Serialize};
@@ -143,13 +144,13 @@ impl Folder {
             create_folder(&folder)?;
         }
         // The first group makes the difference between a store that is new and one that lost everything.
-        let mut ledger = Ledger::new(identity);
+        let mut ledger = Ledger::new(identity, SHAPE);
         let (first, mut record) = (Group::default(), Vec::new());
         let tip = ledger.prepare(&first, &mut record)?;
-        match backend {
-            Backend::Sled => sled::SledLog::create(&self.log(), tip.number, &record)?,
-            Backend::File => file::FileLog::create(&self.log(), tip.number, &record)?,
-        }
+        let log: Box<dyn Log> = match backend {
+            Backend::Sled => Box::new(sled::SledLog::create(&self.log(), tip.number, &record)?),
+            Backend::File => Box::new(file::FileLog::create(&self.log(), tip.number, &record)?),
+        };
         GuardFile::create(&self.guard(), &mut ledger, &tip)?;
         let file = IdentityFile { identity, backend };
         file.write(&member.join("identity"))?;
@@ -157,7 +158,7 @@ impl Folder {
         file.write(&self.owner())?;
         remove_file(&self.creating())?;
         sync_folder(&self.path)?;
-        self.open_member(backend, Some(identity.cluster))
+        self.load(log, GuardFile::open(&self.guard())?, identity)
     }
 
     /// Puts a quarantined store aside, read-only, so that a new member can be made here under a new id. Gives back
@@ -248,16 +249,26 @@ impl Folder {
         if !exists(&self.log())? {
             return Err(Damage::Missing { part: "log" }.into());
         }
-        let snapshots = Snapshots::new(self.snapshots(), file.identity);
-        let lock = self.lock.clone();
-        let mut disk: Box<dyn RaftDisk> = match backend {
-            Backend::Sled => Box::new(Disk::new(sled::SledLog::open(&self.log())?, guard, snapshots, lock)),
-            Backend::File => Box::new(Disk::new(file::FileLog::open(&self.log())?, guard, snapshots, lock)),
+        let log: Box<dyn Log> = match backend {
+            Backend::Sled => Box::new(sled::SledLog::open(&self.log())?),
+            Backend::File => Box::new(file::FileLog::open(&self.log())?),
         };
-        let loaded = disk.load()?.expect("a guard is there, so there is a store or damage");
+        let ready = self.load(log, guard, file.identity)?;
         if IdentityFile::read(&self.owner()).ok().as_ref() != Some(&file) {
             file.write(&self.owner())?;
         }
+        Ok(ready)
+    }
+
+    fn load(
+        &self,
+        log: Box<dyn Log>,
+        guard: GuardFile,
+        identity: Identity,
+    ) -> Result<(Box<dyn RaftDisk>, Loaded), StoreError> {
+        let snapshots = Snapshots::new(self.snapshots(), identity);
+        let mut disk = Box::new(Disk::new(log, guard, snapshots, self.lock.clone()));
+        let loaded = disk.load()?.expect("a guard is there, so there is a store or damage");
         Ok((disk, loaded))
     }
 

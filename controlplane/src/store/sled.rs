@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const TREE: &str = "wal";
 /// The log is read once, at the start; afterwards sled needs its newest pages only.
@@ -23,10 +23,6 @@ const CACHE_BYTES: u64 = 32 << 20;
 const REMOVE_KEYS_MAX: usize = 512;
 /// Half a gigabyte opens and reads in under three seconds; a start that takes this long hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(120);
-/// The data folder is locked, so whoever holds sled's own lock is a handle of this process: sled's threads let go of it a
-/// moment after it was dropped.
-const LET_GO_LIMIT: Duration = Duration::from_secs(2);
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
 pub(super) struct SledLog {
     folder: PathBuf,
@@ -39,15 +35,16 @@ pub(super) struct SledLog {
 
 impl SledLog {
     /// A new log with one record in it, durable down to the folders.
-    pub fn create(folder: &Path, number: u64, record: &[u8]) -> Result<(), StoreError> {
+    pub fn create(folder: &Path, number: u64, record: &[u8]) -> Result<Self, StoreError> {
         let mut log = Self::open_any(folder)?;
-        log.append(number, record)?;
+        log.append(&[(number, record.to_vec())])?;
         log.fence.sync_all().map_err(io("sync", &db_path(folder)))?;
         for entry in fs::read_dir(folder).map_err(io("list", folder))? {
             let path = entry.map_err(io("list", folder))?.path();
             File::open(&path).and_then(|file| file.sync_all()).map_err(io("sync", &path))?;
         }
-        sync_folder(folder)
+        sync_folder(folder)?;
+        Ok(log)
     }
 
     /// Opens an existing log. sled would make a new, empty one in place of a missing file.
@@ -64,15 +61,7 @@ impl SledLog {
         let path = folder.to_owned();
         let (db, tree) = fenced("open", folder, move || {
             let config = Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-            let until = Instant::now() + LET_GO_LIMIT;
-            let db = loop {
-                match config.open() {
-                    Err(::sled::Error::Io(error)) if is_held(&error) && Instant::now() < until => {
-                        thread::sleep(LET_GO_LOOK);
-                    }
-                    outcome => break outcome?,
-                }
-            };
+            let db = config.open()?;
             let tree = db.open_tree(TREE)?;
             Ok((db, tree))
         })?;
@@ -147,10 +136,10 @@ impl Log for SledLog {
         self.remove(piece_key(last + 1, 0)..)
     }
 
-    fn append(&mut self, number: u64, record: &[u8]) -> Result<(), StoreError> {
+    fn append(&mut self, records: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
         guarded(&self.folder, "append to", || {
             let mut batch = Batch::default();
-            for (key, piece) in pieces(number, record) {
+            for (key, piece) in records.iter().flat_map(|(number, record)| pieces(*number, record)) {
                 batch.insert(&key, piece);
             }
             self.tree.apply_batch(batch)

@@ -68,6 +68,8 @@ pub const TABLE: &[Bug] = &[
     bug("requests-forgotten-at-snapshot", "request id forgotten at snapshot", "remembered results are not restored"),
     bug("snapshot-without-its-hash", "snapshot without its hash", "a damaged snapshot is loaded"),
     bug("entry-without-its-checksum", "damage is noticed", "a damaged log entry is replayed"),
+    bug("slot-taken-early", "AckDurable", "a slot of the guard file is written before its former group is durable in the log"),
+    bug("slot-written-once", "damage is noticed", "a slot of the guard file is written in one half only"),
     bug("guard-file-not-asked", "a log that lost its end is noticed", "a store that is shorter than it was is believed"),
     // The state.
     bug("wait-without-kill", "W without K", "the wait leaves out what the guard needs to end everything"),

@@ -118,9 +118,22 @@ impl Disk {
         let crash = match self.chance.below(4) {
             0 => Crash::Lost,
             1 => Crash::Kept,
-            _ => Crash::Torn { log_bytes: self.chance.below(unsynced + 1) as usize, guard: self.chance.one_in(2) },
+            _ => {
+                let log_bytes = self.chance.below(unsynced + 1) as usize;
+                let slot_bytes = [self.slot_bytes(), self.slot_bytes()];
+                Crash::Torn { log_bytes, slot_bytes }
+            }
         };
         self.crash(crash);
+    }
+
+    /// How much of a copy of a slot was written: nothing, all of it, or its first pages.
+    fn slot_bytes(&mut self) -> usize {
+        match self.chance.below(3) {
+            0 => 0,
+            1 => usize::MAX,
+            _ => 512 * self.chance.below(8) as usize,
+        }
     }
 
     fn crash(&mut self, crash: Crash) {
@@ -142,8 +155,15 @@ impl Disk {
         }
     }
 
-    /// One bit of the log or of the snapshot is flipped; of the log if there is no snapshot. Or the log loses its end.
+    /// One bit of the log or of the snapshot is flipped; of the log if there is no snapshot. Or the log loses its end, or
+    /// the newest slot of the guard file one of its copies.
     pub fn rot(&mut self, place: u64) {
+        if place % 4 == 3
+            && let Some(copies) = self.mem.newest_copies()
+        {
+            let copy = copies[(place >> 8) as usize % 2];
+            return self.mem.flip(Part::Guard, copy + (place >> 9) as usize % 100, (place % 8) as u8);
+        }
         if place % 4 == 1 {
             let bytes = self.mem.part_bytes(Part::Log);
             return self.mem.truncate(Part::Log, bytes.saturating_sub((place >> 8) as usize % 2_000));

@@ -50,6 +50,10 @@ impl World {
                 start
             }
             Err(error) => {
+                if !member.damaged {
+                    let what = format!("{id} does not start, and its disk is honest: {error}");
+                    self.checks.violate(now, "AckDurable", what);
+                }
                 member.retired = Some(error.clone());
                 self.say_member(id, || format!("does not start: {error}"));
                 return self.retire(id);

@@ -2,13 +2,15 @@ use crate::model::{IDENTITY, entries, written};
 use bytes::Bytes;
 use proptest::prelude::*;
 use record::{
-    Assembler, Damage, Entry, Found, Group, Guard, HardState, Ledger, LogPoint, PIECE_BYTES, RaftDisk, RecordFault,
-    Refused, SLOT_BYTES, Scan, SnapshotMeta, StoreError, Tip, decode, decode_snapshot, frames, pieces, snapshot_header,
+    Assembler, Entry, Found, Group, HardState, Ledger, LogPoint, PIECE_BYTES, RaftDisk, RecordFault, Refused, Ring,
+    Scan, Shape, SnapshotMeta, StoreError, Tip, decode, decode_snapshot, frames, pieces, snapshot_header,
 };
+
+const SHAPE: Shape = Shape { slots: 2, slot_bytes: 4096 };
 
 fn record_of(group: &Group) -> (Tip, Bytes) {
     let mut record = Vec::new();
-    let tip = Ledger::new(IDENTITY).prepare(group, &mut record).expect("a first group");
+    let tip = Ledger::new(IDENTITY, SHAPE).prepare(group, &mut record).expect("a first group");
     (tip, record.into())
 }
 
@@ -69,7 +71,10 @@ proptest! {
         let bytes = Bytes::from(bytes);
         prop_assert!(decode(&bytes).is_err());
         prop_assert!(decode_snapshot(bytes.to_vec()).is_err());
-        prop_assert!(Guard::newest(&bytes).is_err());
+        prop_assert!(Ring::read(SHAPE, &bytes).is_err());
+        let mut whole = bytes.to_vec();
+        whole.resize(SHAPE.file_bytes(), 0xa5);
+        prop_assert!(Ring::read(SHAPE, &whole).is_err());
         prop_assert!(Scan::new(bytes).all(|found| matches!(found, Found::Unreadable(_))));
     }
 
@@ -187,29 +192,6 @@ fn the_layout_of_a_record_is_frozen() {
             "95f8ba83",
         )
     );
-}
-
-#[test]
-fn the_newer_of_two_slots_counts_and_a_torn_one_leaves_the_other() {
-    let tip = |number| Tip { number, crc: 5, last: LogPoint { index: number * 2, term: 1 }, ..Tip::default() };
-    let mut file = vec![0; 2 * SLOT_BYTES];
-    let mut slot = Vec::new();
-    for number in 1..=4 {
-        let at = Guard::encode(&IDENTITY, number, &tip(number), 1, false, b"record", &mut slot) as usize;
-        assert_eq!(slot.len() % 4096, 0);
-        file[at..at + slot.len()].copy_from_slice(&slot);
-    }
-    let newest = Guard::newest(&file.clone().into()).expect("both are whole");
-    assert_eq!((newest.group, newest.last.index, &newest.carried[..]), (4, 8, &b"record"[..]));
-    let used = 108 + b"record".len();
-    for byte in 0..used {
-        let mut torn = file.clone();
-        torn[byte] ^= 4;
-        assert_eq!(Guard::newest(&torn.into()).expect("the other is whole").group, 3);
-    }
-    file[0] ^= 1;
-    file[SLOT_BYTES] ^= 1;
-    assert_eq!(Guard::newest(&file.into()), Err(Damage::GuardUnreadable));
 }
 
 #[test]

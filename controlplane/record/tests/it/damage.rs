@@ -1,10 +1,11 @@
 //! Intact or quarantined, never shorter: one fault at every place of every file.
 
 use crate::model::{IDENTITY, Model, written};
-use record::{Damage, Found, Identity, MemDisk, Part, RaftDisk, Scan, StoreError};
+use record::{Damage, Found, Identity, MemDisk, Part, RaftDisk, Scan, StoreError, decode};
 
-/// A history with everything in it: terms, votes, overwritten ends, own and received snapshots, compaction.
-const HISTORY: &[u8] = &[5, 37, 1, 8, 5, 1, 2, 69, 5, 131, 5, 5, 1, 16, 37, 1, 2, 7, 72, 13];
+/// A history with everything in it: terms, votes, overwritten ends, own and received snapshots, compaction. Of its last six
+/// groups, which the ring carries, the log holds four.
+const HISTORY: &[u8] = &[5, 37, 1, 8, 5, 1, 2, 69, 5, 131, 5, 5, 1, 16, 37, 1, 2, 7, 72, 13, 5, 37, 5];
 
 /// The fault either changes nothing that is known, or is found. Gives back the damage.
 fn intact_or_quarantined(fault: impl FnOnce(&mut MemDisk)) -> Option<Damage> {
@@ -25,23 +26,99 @@ fn intact_or_quarantined(fault: impl FnOnce(&mut MemDisk)) -> Option<Damage> {
 fn every_flipped_bit_of_the_log_is_found() {
     let (disk, _) = written(HISTORY, 40);
     let log = disk.copy(Part::Log).expect("exists");
-    let Some(Found::Record(last)) = Scan::new(log.clone().into()).last() else { panic!("the log is whole") };
-    for byte in 0..log.len() {
-        let damage = intact_or_quarantined(|disk| disk.flip(Part::Log, byte, (byte % 8) as u8));
-        // The last group is carried by the guard, so a fault in it is undone.
-        assert_eq!(damage.is_some(), byte < log.len() - last.len(), "byte {byte}: {damage:?}");
+    let carried_from = disk.ring().expect("whole").carried_from();
+    let (mut carried, mut byte) = (0, 0);
+    for found in Scan::new(log.clone().into()) {
+        let Found::Record(record) = found else { panic!("the log is whole") };
+        let number = decode(&record).expect("whole").number;
+        for _ in 0..record.len() {
+            let damage = intact_or_quarantined(|disk| disk.flip(Part::Log, byte, (byte % 8) as u8));
+            // What the ring carries to its end is written again, so a fault in it is undone.
+            assert_eq!(damage.is_some(), number < carried_from, "byte {byte}: {damage:?}");
+            byte += 1;
+        }
+        carried += u64::from(number >= carried_from);
+    }
+    assert_eq!(byte, log.len());
+    assert!(carried > 0, "the ring carries nothing that is in the log as well");
+}
+
+#[test]
+fn every_flipped_bit_of_one_copy_leaves_the_other() {
+    let (disk, _) = written(HISTORY, 40);
+    let half = disk.part_bytes(Part::Guard) / 2;
+    let slot = half / 8;
+    for copy in [0, half] {
+        // Every byte of every head and the start of what it carries, then samples of the rest.
+        for start in (copy..copy + half).step_by(slot) {
+            for byte in (start..start + 300).chain((start + 300..start + slot).step_by(997)) {
+                let damage = intact_or_quarantined(|disk| disk.flip(Part::Guard, byte, (byte % 8) as u8));
+                assert_eq!(damage, None, "byte {byte}");
+            }
+        }
+        let zeroed = intact_or_quarantined(|disk| {
+            let mut file = disk.copy(Part::Guard).expect("exists");
+            file[copy..copy + half].fill(0);
+            disk.replace(Part::Guard, file);
+        });
+        assert_eq!(zeroed, None, "a whole half");
     }
 }
 
 #[test]
-fn every_flipped_bit_of_the_guard_leaves_the_other_slot() {
-    let (disk, _) = written(HISTORY, 40);
-    // Every byte of the two heads and of what they carry, then samples of the rest, which holds old bytes.
-    let slot = disk.part_bytes(Part::Guard) / 2;
-    for byte in (0..600).chain(slot..slot + 600).chain((600..2 * slot).step_by(997)) {
-        let damage = intact_or_quarantined(|disk| disk.flip(Part::Guard, byte, (byte % 8) as u8));
-        assert_eq!(damage, None, "byte {byte}");
+fn both_copies_of_a_slot_that_the_log_needs_are_missed() {
+    let whole = written(HISTORY, 40).0.ring().expect("whole");
+    let newest = whole.newest().group;
+    assert!(newest >= whole.carried_from() + 2, "the ring carries {} to {newest}", whole.carried_from());
+    // Without the log's end everything hangs on the ring.
+    let cut_log = |disk: &mut MemDisk| {
+        let log = disk.copy(Part::Log).expect("exists");
+        let before = |found: &Found| match found {
+            Found::Record(record) => decode(record).expect("whole").number < whole.carried_from(),
+            Found::Unreadable(_) => false,
+        };
+        let len = Scan::new(log.into()).take_while(before).map(|found| match found {
+            Found::Record(record) => record.len(),
+            Found::Unreadable(_) => 0,
+        });
+        disk.truncate(Part::Log, len.sum());
+    };
+    assert_eq!(intact_or_quarantined(cut_log), None, "all of it is carried");
+    for group in whole.carried_from()..newest {
+        let damage = intact_or_quarantined(|disk| {
+            cut_log(disk);
+            let half = disk.part_bytes(Part::Guard) / 2;
+            let at = (group % 8) as usize * (half / 8);
+            [at, half + at].into_iter().for_each(|at| disk.flip(Part::Guard, at + 20, 0));
+        });
+        assert!(matches!(damage, Some(Damage::GroupLost { .. })), "{group}: {damage:?}");
     }
+}
+
+#[test]
+fn a_ring_that_carries_another_history_is_refused() {
+    let (ours, theirs) = ([5, 5, 5, 5], [5, 5, 37, 5]);
+    let ring = |history| written(history, 40).0.copy(Part::Guard).expect("exists");
+    let (our_ring, mut mixed) = (ring(&ours), ring(&theirs));
+    let (mut disk, _) = written(&ours, 40);
+    disk.close().expect("in good order");
+    disk.replace(Part::Guard, mixed.clone());
+    let seen = disk.load().expect_err("group 4 is another");
+    assert!(matches!(seen, StoreError::Damaged(Damage::BelowGuard { .. })), "{seen:?}");
+
+    // The log ends before the two part. Theirs alone continues it; with our last group in it nothing fits together.
+    let half = mixed.len() / 2;
+    let slot = 5 * half / 8..6 * half / 8;
+    let (mut disk, _) = written(&ours, 40);
+    disk.replace(Part::Guard, mixed.clone());
+    assert!(disk.load().is_ok());
+    for start in [slot.start, half + slot.start] {
+        mixed[start..start + slot.len()].copy_from_slice(&our_ring[start..start + slot.len()]);
+    }
+    let (mut disk, _) = written(&ours, 40);
+    disk.replace(Part::Guard, mixed);
+    let seen = disk.load().expect_err("group 5 does not follow their group 4");
+    assert!(matches!(seen, StoreError::Damaged(Damage::GroupLost { group: 5, guard: 5 })), "{seen:?}");
 }
 
 #[test]
@@ -62,7 +139,13 @@ fn no_shortened_file_passes_for_a_whole_one() {
             assert!(damage.is_some() || part == Part::Log, "{part:?} cut to {len}");
         }
     }
-    assert_eq!(intact_or_quarantined(|disk| disk.truncate(Part::Guard, 0)), Some(Damage::GuardUnreadable));
+    let whole = disk.part_bytes(Part::Guard);
+    for len in [0, 1, 4096, whole / 2, whole - 1] {
+        let damage = intact_or_quarantined(|disk| disk.truncate(Part::Guard, len));
+        assert_eq!(damage, Some(Damage::GuardLength { expected: whole as u64, found: len as u64 }));
+    }
+    let zeroed = intact_or_quarantined(|disk| disk.replace(Part::Guard, vec![0; whole]));
+    assert_eq!(zeroed, Some(Damage::GuardUnreadable));
 }
 
 #[test]

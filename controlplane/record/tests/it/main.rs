@@ -1,6 +1,8 @@
-//! The store's record logic, from outside: bytes there and back, every kind of damage, every kind of crash.
+//! The store's record logic, from outside: bytes there and back, the ring, every kind of damage, every kind of
+//! crash.
 
 mod codec;
+mod ring;
 mod damage;
 mod crash;
 mod model;

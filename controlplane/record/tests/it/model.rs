@@ -2,7 +2,7 @@
 //! restore. Deterministic in its `steps`.
 
 use bytes::Bytes;
-use record::{Entry, Group, HardState, Identity, Loaded, LogPoint, MemDisk, RaftDisk, SnapshotMeta};
+use record::{Entry, Group, HardState, Identity, Loaded, LogPoint, MemDisk, RaftDisk, SnapshotMeta, StoreError};
 
 pub const IDENTITY: Identity = Identity { cluster: *b"cluster-for-test", member: 7, incarnation: 3 };
 
@@ -113,17 +113,20 @@ impl Model {
 
 /// Carries out a step, every part of it acknowledged.
 pub fn perform(disk: &mut dyn RaftDisk, step: &Step) {
+    attempt(disk, step).expect("the step is legal");
+}
+
+/// Carries out a step up to the first error.
+pub fn attempt(disk: &mut dyn RaftDisk, step: &Step) -> Result<(), StoreError> {
     match step {
-        Step::Append(group) => {
-            disk.append_group(group).expect("the step is legal");
-        }
+        Step::Append(group) => disk.append_group(group).map(drop),
         Step::Snapshot(meta, body) => {
-            disk.save_snapshot(meta, body).expect("the snapshot is newer");
-            disk.compact(meta.index).expect("the snapshot covers it");
+            disk.save_snapshot(meta, body)?;
+            disk.compact(meta.index)
         }
         Step::Install(meta, body, group) => {
-            disk.save_snapshot(meta, body).expect("the snapshot is newer");
-            disk.append_group(group).expect("the snapshot is saved");
+            disk.save_snapshot(meta, body)?;
+            disk.append_group(group).map(drop)
         }
     }
 }

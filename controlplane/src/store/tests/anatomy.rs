@@ -1,7 +1,7 @@
 //! What the bytes of a data folder are for: every file cut into named classes, so that damage can be done to each of them.
 //! In: the bytes of a file. Out: classes, in order. Absent: whether they verify; the specimen is whole.
 
-use record::SLOT_BYTES;
+use crate::store::guard::SHAPE;
 use std::ops::Range;
 use std::path::Path;
 
@@ -78,15 +78,23 @@ fn lines(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
 fn slots(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     let slot = |start: usize| {
         let carried = start + 108 + u32_at(bytes, start + 76) as usize;
-        let end = start + SLOT_BYTES;
+        let end = start + SHAPE.slot_bytes;
         let fields =
             [("magic", 4), ("version", 2), ("flags", 2), ("sequence", 8), ("owner", 32), ("term", 8), ("vote", 8)];
         let more = [("group", 8), ("group checksum", 4), ("length", 4), ("last", 16), ("snapshot", 8), ("checksum", 4)];
         let mut classes = fields_of(start, fields.into_iter().chain(more));
-        classes.extend([("carried record", start + 108..carried), ("padding", carried..end)]);
+        classes.extend([("carried record", start + 108..carried), ("beyond", carried..end)]);
         classes
     };
-    (0..bytes.len() / SLOT_BYTES).flat_map(|at| slot(at * SLOT_BYTES)).collect()
+    let group = |start: usize| u64_at(bytes, start + 64);
+    let starts = (0..bytes.len()).step_by(SHAPE.slot_bytes);
+    let newest = starts.clone().map(group).max().expect("a slot");
+    let classes = |start: usize| match group(start) + 2 > newest {
+        true => slot(start),
+        // What is true of one older slot is true of the others.
+        false => vec![("older slot", start..start + 108), ("older record", start + 108..start + SHAPE.slot_bytes)],
+    };
+    starts.flat_map(classes).collect()
 }
 
 /// The records one behind the other in `within`.

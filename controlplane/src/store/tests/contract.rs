@@ -87,6 +87,8 @@ fn all_engines_number_and_count_alike() {
         super::write(rig.disk(), HISTORY, 50);
         let mut stats = rig.disk().stats();
         (stats.append_time, stats.append_time_last, stats.append_time_max) = Default::default();
+        // When the log is fed is each engine's own business.
+        (stats.groups_behind, stats.waits_for_log) = Default::default();
         seen.push((stats, rig.restart().1));
     }
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:#?}");

@@ -7,6 +7,8 @@ use super::model::{Model, perform};
 use super::oracle::{Oracle, Verdict, mix};
 use super::{BACKENDS, Backend, HISTORY, copy, create, cycles, files, open, ready, scratch, write};
 use crate::store::OpenOutcome;
+use crate::store::guard::SHAPE;
+use record::{Found, Ring, Scan, decode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
@@ -67,9 +69,10 @@ struct Specimen {
     clean: bool,
     model: Model,
     next_group: u64,
-    /// The segment written to, and where in it the record starts that the guard carries; behind its end if there is none.
+    /// The segment written to.
     newest: PathBuf,
-    carried_from: usize,
+    /// The first group that the guard file can put back, with all that follow.
+    carried_from: u64,
 }
 
 /// How many cases ended how.
@@ -81,24 +84,44 @@ struct Tally {
 }
 
 impl Specimen {
-    /// A history with everything in it, over several segments; the last group is one that the guard carries.
+    /// A history with everything in it, over several segments; of the last groups, which the ring carries, some are in the
+    /// log and some are not.
     fn new(backend: Backend, clean: bool) -> Self {
         let folder = scratch();
         let mut disk = create(folder.path(), backend);
         let history = [HISTORY, &[229, 1, 229, 229, 37]].concat();
-        let model = write(disk.as_mut(), &history, 6_000);
-        let newest = files(&folder.path().join("member/log")).pop().expect("a log");
-        let carried_from = fs::metadata(&newest).expect("a file").len() as usize;
-        let newest = newest.strip_prefix(folder.path()).expect("below it").to_owned();
-        let step = model.step(5, 300);
-        perform(disk.as_mut(), &step);
+        let mut model = write(disk.as_mut(), &history, 6_000);
+        for choice in [5, 37, 1, 5, 5, 37, 5] {
+            let step = model.step(choice, 300);
+            perform(disk.as_mut(), &step);
+            model = model.after(&step);
+            while disk.stats().groups_behind >= SHAPE.feed_at() as u64 {
+                std::thread::yield_now();
+            }
+        }
         let next_group = 2 + disk.stats().groups_appended;
-        let carried_from = if clean { usize::MAX } else { carried_from };
         if clean {
             disk.close().expect("in good order");
         }
         drop(disk);
-        Self { folder, backend, clean, model: model.after(&step), next_group, newest, carried_from }
+        let newest = files(&folder.path().join("member/log")).pop().expect("a log");
+        let newest = newest.strip_prefix(folder.path()).expect("below it").to_owned();
+        let ring = fs::read(folder.path().join("member/guard")).expect("a file");
+        let carried_from = Ring::read(SHAPE, &ring).expect("whole").carried_from();
+        Self { folder, backend, clean, model, next_group, newest, carried_from }
+    }
+
+    /// How many bytes of a segment stand nowhere else.
+    fn only_here(&self, segment: &Path) -> usize {
+        let bytes = fs::read(self.folder.path().join(segment)).expect("a file");
+        let mut only_here = 0;
+        for found in Scan::new(bytes.into()) {
+            let Found::Record(record) = found else { panic!("{} is whole", segment.display()) };
+            if decode(&record).expect("whole").number < self.carried_from {
+                only_here += record.len();
+            }
+        }
+        only_here
     }
 
     /// Every file below the data folder, by its path in it.
@@ -160,12 +183,12 @@ impl Specimen {
     fn is_loss(&self, path: &Path, part: Part, len: usize, fault: &Fault) -> bool {
         match part {
             Part::Identity | Part::Snapshot => true,
-            // What follows the guard's group is an unfinished write, unless the store was closed.
-            Part::Segment => {
-                path != self.newest
-                    || (fault.from(len) < self.carried_from && (self.clean || !matches!(fault, Fault::Grown(_))))
-            }
-            Part::Guard => matches!(fault, Fault::Missing | Fault::Truncate(0)),
+            // What the ring cannot put back. Behind that stands an unfinished write, unless the store was closed.
+            Part::Segment => match fault {
+                Fault::Grown(_) => self.clean || path != self.newest && self.only_here(path) == len,
+                _ => fault.from(len) < self.only_here(path),
+            },
+            Part::Guard => matches!(fault, Fault::Missing | Fault::Truncate(_) | Fault::Grown(_)),
             Part::Engine | Part::Owner | Part::Lock => false,
         }
     }
@@ -211,6 +234,8 @@ fn fuzz(specimen: &Specimen, sample: usize, wanted: impl Fn(Part) -> bool) {
             let quarantined = matches!(verdict, Verdict::Quarantined(_));
             let loss = specimen.is_loss(&path, part, bytes.len(), &fault);
             assert!(quarantined || !loss, "{fault:?} of {} ({class}) was not noticed", path.display());
+            let elsewhere = part == Part::Guard && !loss;
+            assert!(!(quarantined && elsewhere), "{fault:?} of {} ({class}) has another copy", path.display());
             let tally = tallies.entry(part).or_default();
             tally.intact += u32::from(!quarantined);
             tally.quarantined += u32::from(quarantined);
@@ -304,23 +329,30 @@ fn a_condemned_store_stays_so_whatever_happens_to_the_mark() {
     }
 }
 
+/// As far as the ring reaches back it is continued, and nothing is missing; further back it is found.
 #[test]
-fn an_older_copy_of_the_log_is_found() {
-    for backend in BACKENDS {
+fn an_older_copy_of_the_log_is_continued_or_found() {
+    for (backend, more) in BACKENDS.into_iter().flat_map(|backend| [(backend, 2), (backend, 30)]) {
         let folder = scratch();
-        let mut disk = create(folder.path(), backend);
-        let model = write(disk.as_mut(), &[5, 5, 1], 100);
-        drop(disk);
+        write(create(folder.path(), backend).as_mut(), &[5, 5, 1], 100);
+        // Opened once more, so that the log has it all.
+        let mut model = Model::of(&ready(folder.path(), backend).1);
         let backup = scratch();
         copy(&folder.path().join("member/log"), backup.path());
         let (mut disk, _) = ready(folder.path(), backend);
-        for _ in 0..2 {
-            perform(disk.as_mut(), &model.step(1, 100));
+        for _ in 0..more {
+            let step = model.step(1, 100);
+            perform(disk.as_mut(), &step);
+            model = model.after(&step);
         }
         drop(disk);
         fs::remove_dir_all(folder.path().join("member/log")).expect("a folder");
         copy(backup.path(), &folder.path().join("member/log"));
-        assert!(matches!(open(folder.path(), backend), OpenOutcome::Quarantined(_)), "{backend}");
+        match open(folder.path(), backend) {
+            OpenOutcome::Ready(_, loaded) => assert!(more == 2 && Model::of(&loaded) == model, "{backend}, {more}"),
+            OpenOutcome::Quarantined(_) => assert_eq!(more, 30, "{backend}"),
+            OpenOutcome::Fresh => panic!("{backend}, {more}: it looks new"),
+        }
     }
 }
 

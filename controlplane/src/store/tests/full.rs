@@ -2,7 +2,7 @@
 //! ext4 on a loop device, where room is promised late: a write may be taken and its sync refused. Needs root.
 
 use super::loop_disk::LoopDisk;
-use super::model::Step;
+use super::model::attempt;
 use super::oracle::{Oracle, Verdict, mix};
 use super::{BACKENDS, Folder, create, cycles, open, ready, try_patiently};
 use crate::store::OpenOutcome;
@@ -73,21 +73,6 @@ fn write_until_full(disk: &mut dyn RaftDisk, oracle: &mut Oracle) -> StoreError 
         }
     }
     panic!("the disk takes everything")
-}
-
-/// Carries out a step up to the first error.
-fn attempt(disk: &mut dyn RaftDisk, step: &Step) -> Result<(), StoreError> {
-    match step {
-        Step::Append(group) => disk.append_group(group).map(drop),
-        Step::Snapshot(meta, body) => {
-            disk.save_snapshot(meta, body)?;
-            disk.compact(meta.index)
-        }
-        Step::Install(meta, body, group) => {
-            disk.save_snapshot(meta, body)?;
-            disk.append_group(group).map(drop)
-        }
-    }
 }
 
 fn is_full(error: &StoreError) -> bool {

@@ -26,7 +26,7 @@ fn an_unfinished_write_is_removed_and_the_log_goes_on() {
         drop(disk);
         let next_group = ready(folder.path(), backend).1.next_group;
         let mut engine = log(folder.path(), backend);
-        engine.append(next_group, &[0xa5; 9000]).expect("room");
+        engine.append(&[(next_group, vec![0xa5; 9000])]).expect("room");
         drop(engine);
         for choice in [5, 8, 1] {
             let (mut disk, loaded) = ready(folder.path(), backend);
@@ -49,7 +49,10 @@ fn an_engine_gives_back_what_it_got_and_forgets_what_it_may() {
         assert_eq!(first.len(), 1);
         // Bytes that are a record only to the engine's eye: the first one, again and again.
         let Found::Record(record) = first[0].clone() else { panic!("whole") };
-        (2..=50).for_each(|number| engine.append(number, &record).expect("room"));
+        // One by one, then several with one sync, over more than a segment.
+        (2..=30).for_each(|number| engine.append(&[(number, record.to_vec())]).expect("room"));
+        let rest: Vec<_> = (31..=50).map(|number| (number, record.to_vec())).collect();
+        engine.append(&rest).expect("room");
         assert_eq!(engine.records().expect("whole"), vec![Found::Record(record.clone()); 50]);
         engine.cut(30, 30).expect("it can be cut");
         assert_eq!(engine.records().expect("whole").len(), 30);
@@ -71,7 +74,7 @@ fn a_compaction_that_is_interrupted_leaves_no_half_record() {
     let mut engine = SledLog::open(&folder.path().join("member/log")).expect("whole");
     // A hundred pieces each, which do not divide what a batch takes.
     let record = |number: u64| vec![number as u8; 100 * 4_000];
-    (2..=30).for_each(|number| engine.append(number, &record(number)).expect("room"));
+    (2..=30).for_each(|number| engine.append(&[(number, record(number))]).expect("room"));
     let (mut batches, mut left) = (0, 30);
     while engine.remove_some(..piece_key(29, 0)).expect("it can be compacted") {
         let found = engine.records().expect("readable");

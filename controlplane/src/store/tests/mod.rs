@@ -4,13 +4,13 @@ mod anatomy;
 mod contract;
 mod crash;
 mod damage;
+mod feeder;
 mod folder;
 mod full;
 mod log;
 mod loop_disk;
 mod oracle;
 mod power;
-mod speed;
 mod writer;
 mod wrong;
 /// The same legal histories that `record` is tested with.

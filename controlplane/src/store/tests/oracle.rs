@@ -6,7 +6,7 @@
 use super::model::{Model, Step};
 use super::{Backend, OpenOutcome, open};
 use crate::store::Quarantine;
-use record::CARRY_BYTES;
+use crate::store::guard::SHAPE;
 use std::fmt;
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub(super) struct Oracle {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub cycles: u64,
-    /// Groups acknowledged; those too big for the guard to carry; snapshots, own and received.
+    /// Groups acknowledged; those too big for a slot to carry; snapshots, own and received.
     pub groups: u64,
     pub big: u64,
     pub snapshots: u64,
@@ -50,7 +50,7 @@ impl fmt::Display for Counts {
         let Self { cycles, groups, big, snapshots, unheard } = self;
         write!(
             f,
-            "{cycles} cycles, {groups} groups acknowledged ({big} above what a guard carries), {snapshots} snapshots, \
+            "{cycles} cycles, {groups} groups acknowledged ({big} above what a slot carries), {snapshots} snapshots, \
              {unheard} unacknowledged ones kept"
         )
     }
@@ -126,8 +126,8 @@ pub(super) fn next(model: &Model, seed: u64, number: u64) -> Step {
     let luck = mix(seed, number);
     let [choice, size, ..] = luck.to_le_bytes();
     let size = match size {
-        // Several groups of every hundred are too big for the guard, and some for a handful of pieces.
-        0..=23 => 20_000 + usize::from(size) * 100,
+        // Several groups of every hundred are too big for a slot, and some for a handful of pieces.
+        0..=23 => 6_000 + usize::from(size) * 700,
         24..=26 => 150_000,
         _ => (luck >> 16) as usize % 900,
     };
@@ -136,7 +136,7 @@ pub(super) fn next(model: &Model, seed: u64, number: u64) -> Step {
 
 pub(super) fn is_big(step: &Step) -> bool {
     let Step::Append(group) = step else { return false };
-    group.entries.iter().map(|entry| entry.data.len()).sum::<usize>() > CARRY_BYTES
+    group.entries.iter().map(|entry| entry.data.len()).sum::<usize>() > SHAPE.carry_bytes()
 }
 
 /// SplitMix64.

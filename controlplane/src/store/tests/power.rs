@@ -26,23 +26,25 @@ fn a_power_cut_loses_nothing_that_was_reported() {
     }
 }
 
-/// The loop can fail: a log that is written and not synced, sled's own `flush` among them, does not survive it.
+/// The loop can fail: a log that is written and not synced, sled's own `flush` among them, does not survive it, nor does a
+/// ring that is not.
 #[test]
-fn a_log_that_is_not_synced_is_caught_by_a_power_cut() {
-    for backend in BACKENDS {
-        let Some(disk) = LoopDisk::new("a log that is not synced is caught", IMAGE_BYTES) else { return };
+fn what_is_not_synced_is_caught_by_a_power_cut() {
+    for (backend, syncs) in BACKENDS.into_iter().flat_map(|it| [(it, Syncs::NotTheLog), (it, Syncs::NotTheGuard)]) {
+        let Some(disk) = LoopDisk::new("what is not synced is caught", IMAGE_BYTES) else { return };
         let caught = (0..40).find_map(|attempt| {
             let folder = disk.mount.join(format!("data-{attempt}"));
             drop(create(&folder, backend));
             let mut oracle = Oracle::new(attempt);
-            cut_power(&disk, &folder, backend, Syncs::Not, &mut oracle);
+            cut_power(&disk, &folder, backend, syncs, &mut oracle);
             match oracle.judge(&folder, backend) {
                 Verdict::Intact => None,
                 found => Some((attempt, found)),
             }
         });
-        let (attempt, found) = caught.unwrap_or_else(|| panic!("{backend}: forty cuts, and nobody misses anything"));
-        println!("not synced, {backend}: caught by cut {}: {found:?}", attempt + 1);
+        let (attempt, found) =
+            caught.unwrap_or_else(|| panic!("{backend}, {syncs:?}: forty cuts, and nobody misses anything"));
+        println!("{syncs:?} synced, {backend}: caught by cut {}: {found:?}", attempt + 1);
     }
 }
 

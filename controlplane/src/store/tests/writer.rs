@@ -21,11 +21,12 @@ const STEPS_MAX: u64 = 160;
 pub(super) enum Syncs {
     Really,
     /// It says that it did. Nothing of the kind is ever shipped: the loops must notice it.
-    Not,
+    NotTheLog,
+    NotTheGuard,
 }
 
 /// Runs a writer on `folder` until `strike`, and tells the oracle what it hears. Where it is struck depends on the
-/// cycle: while it opens the store, in a snapshot, in a snapshot of the leader's, in a group too big for the guard,
+/// cycle: while it opens the store, in a snapshot, in a snapshot of the leader's, in a group too big for a slot,
 /// anywhere.
 pub(super) fn struck_writer(
     folder: &Path,
@@ -102,11 +103,14 @@ fn writer() {
         writeln!(out, "{MARK}{word}.").and_then(|()| out.flush()).expect("a pipe");
     };
     say("opening");
-    let (mut disk, loaded) = if syncs == "Really" {
-        let OpenOutcome::Ready(disk, loaded) = open(folder, backend) else { panic!("not ready") };
-        (disk, *loaded)
-    } else {
-        wrong::open(folder, backend)
+    let (mut disk, loaded) = match syncs {
+        "Really" => {
+            let OpenOutcome::Ready(disk, loaded) = open(folder, backend) else { panic!("not ready") };
+            (disk, *loaded)
+        }
+        "NotTheLog" => wrong::open(folder, backend, Syncs::NotTheLog),
+        "NotTheGuard" => wrong::open(folder, backend, Syncs::NotTheGuard),
+        _ => panic!("{task}"),
     };
     let mut model = Model::of(&loaded);
     for number in first.. {

@@ -1,0 +1,183 @@
+//! The thread that brings the log to where the ring is.
+//! In: records whose slot is durable, in order; what may be removed. Out: how far the log is durable.
+//! Absent: whether a record was acknowledged, and whether a slot may be overwritten (`Disk` asks before it writes).
+//!
+//! It waits until half the ring is to be fed and gives that to the log as one write with one sync. What it has not done
+//! when the member dies is done again from the ring by the next start. Its first error is its last deed: the next call
+//! of `Disk` gets it, and the store takes nothing more.
+
+use super::disk::Log;
+use record::StoreError;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+pub(super) struct Feeder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Box<dyn Log>>>,
+    /// How many records wait for each other.
+    feed_at: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// To be written, each with its number, in order.
+    queue: Vec<(u64, Vec<u8>)>,
+    /// Somebody waits for this record: it is to be written now. Not a flag: one that was set while the feeder wrote
+    /// would still be set when the next one comes to wait, and wake nobody.
+    wanted: u64,
+    /// Records below this number are to be removed, after everything queued is written; 0 = none.
+    remove_below: u64,
+    /// The last record that is durable in the log.
+    durable: u64,
+    /// Why the thread ended, until somebody was told.
+    error: Option<StoreError>,
+    stop: bool,
+    /// The thread has ended.
+    over: bool,
+}
+
+impl Feeder {
+    /// For a log that is durable up to record `durable`.
+    pub fn start(log: Box<dyn Log>, durable: u64, feed_at: usize) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared { state: Mutex::new(State { durable, ..State::default() }), ..Shared::default() });
+        let theirs = shared.clone();
+        let thread = Builder::new()
+            .name("store-feeder".into())
+            .spawn(move || theirs.run(log, feed_at))
+            .map_err(|source| StoreError::io("start a thread for", "log", source))?;
+        Ok(Self { shared, thread: Some(thread), feed_at })
+    }
+
+    /// Stops where it stands; what is queued stays in the ring.
+    pub fn stop(mut self) -> Option<Box<dyn Log>> {
+        self.halt()
+    }
+
+    /// Queues a record. Errs, with nothing queued, if an earlier one could not be written.
+    pub fn feed(&self, number: u64, record: Vec<u8>) -> Result<(), StoreError> {
+        let mut state = self.shared.healthy()?;
+        state.queue.push((number, record));
+        if state.queue.len() == self.feed_at {
+            self.shared.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Errs if a record could not be written.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.shared.healthy().map(drop)
+    }
+
+    /// The last record that is durable in the log.
+    pub fn durable(&self) -> u64 {
+        self.shared.lock().durable
+    }
+
+    /// Returns once the log is durable up to record `number`, which must be queued or older.
+    pub fn wait_for(&self, number: u64) -> Result<(), StoreError> {
+        let mut state = self.shared.healthy()?;
+        state.wanted = state.wanted.max(number);
+        self.shared.changed.notify_all();
+        while state.durable < number {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.check()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the records below `first_kept` once those from it on are durable.
+    pub fn remove_below(&self, first_kept: u64) -> Result<(), StoreError> {
+        self.shared.healthy()?.remove_below = first_kept;
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    fn halt(&mut self) -> Option<Box<dyn Log>> {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        // If it panicked, nobody will miss its log.
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn healthy(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = self.lock();
+        state.check()?;
+        Ok(state)
+    }
+
+    /// Works until it is stopped, or to its first error.
+    fn run(&self, mut log: Box<dyn Log>, feed_at: usize) -> Box<dyn Log> {
+        let _over = Over(self);
+        loop {
+            let mut state = self.lock();
+            while !state.stop && !state.is_due(feed_at) {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.stop {
+                return log;
+            }
+            let (records, remove_below) = (mem::take(&mut state.queue), mem::take(&mut state.remove_below));
+            drop(state);
+            if let Err(error) = self.work(log.as_mut(), records, remove_below) {
+                self.lock().error = Some(error);
+                return log;
+            }
+        }
+    }
+
+    fn work(&self, log: &mut dyn Log, records: Vec<(u64, Vec<u8>)>, remove_below: u64) -> Result<(), StoreError> {
+        if let Some((last, _)) = records.last() {
+            log.append(&records)?;
+            self.lock().durable = *last;
+            self.changed.notify_all();
+        }
+        if remove_below > 0 {
+            log.remove_below(remove_below)?;
+        }
+        Ok(())
+    }
+}
+
+/// However the thread ends, nobody waits for it any longer.
+struct Over<'a>(&'a Shared);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl State {
+    fn check(&mut self) -> Result<(), StoreError> {
+        match self.error.take() {
+            Some(error) => Err(error),
+            None if self.over => Err(StoreError::Poisoned { first: "the log is not written any more".to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_due(&self, feed_at: usize) -> bool {
+        self.queue.len() >= feed_at || self.remove_below > 0 || self.wanted > self.durable && !self.queue.is_empty()
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        // The log, and with it the engine's locks, are let go of before this returns.
+        drop(self.halt());
+    }
+}
