@@ -2,22 +2,21 @@
 //! In: a checked configuration, orders from the API, the end of the replica. Out: two listening ports and a member behind
 //! them. A quarantined or removed member keeps its public port, so that somebody can learn why and what to do.
 
+mod ports;
+mod rejoining;
+
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::{Bootstrap, ClusterId, Generation, Member, MemberId, Moment, Profile, Revision, Settings, State};
-use proto::v1::cluster_service_client::ClusterServiceClient;
 use proto::{Problem, v1};
 use record::{Group, HardState, Identity, Loaded, LogPoint, RaftDisk, SnapshotMeta, StoreError};
 use replica::{Halt, Start, encode_membership};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Code;
-use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Endpoint, Server as Http};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{error, info, warn};
@@ -34,15 +33,8 @@ use crate::secret::Secret;
 use crate::standing::{Burnt, Leaving, Order, Seated, Standing};
 use crate::steward;
 use crate::store::{Folder, OpenOutcome, Quarantine};
+use ports::{AGENT_WINDOW, bind, describing, http, incoming, said_end};
 
-/// An HTTP/2 connection that says nothing is asked whether it lives.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Streams of one connection: a client with more opens another connection.
-const STREAMS_PER_CONNECTION: u32 = 4_096;
-/// Small: what an agent may have under way on its connection; memory per agent rests on it.
-const AGENT_WINDOW: u32 = 256 << 10;
-/// A healthy member answers within this when a damaged one wants to come back.
-const REJOIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -134,7 +126,7 @@ impl Server {
         let inner = front::inner(&door);
         let (bound, is_bound) = oneshot::channel();
         let private = streams.spawn(async move {
-            let incoming = match self::incoming(peer_listener) {
+            let incoming = match ports::incoming(peer_listener) {
                 Ok(incoming) => incoming,
                 Err(error) => return drop(bound.send(Err(error))),
             };
@@ -472,52 +464,6 @@ impl Server {
         self.stand(Standing::Quarantined(Arc::new(burnt))).await;
     }
 
-    /// The healthy members burn the old id and give a new one; the damaged store is put aside, and a newcomer starts.
-    async fn rejoin(&mut self, burnt: &Burnt, via: &str) -> Result<v1::RejoinReply, Problem> {
-        let before = match Admission::read(&self.config.data_dir) {
-            // As good as gone: what it says cannot be believed.
-            Err(AdmissionError::Unreadable { .. }) => None,
-            read => read.map_err(|error| broken(&error.into()))?,
-        };
-        let known = before.as_ref().map(|papers| (papers.name.to_string(), papers.learner));
-        let seeds = before.iter().flat_map(|admission| &admission.seeds);
-        let others = seeds.filter(|seed| Some(MemberId(seed.member)) != burnt.member).map(|seed| seed.api.clone());
-        let doors: Vec<String> = if via.is_empty() { others.collect() } else { vec![via.to_owned()] };
-        if doors.is_empty() {
-            return Err(Problem::invalid("via", "is needed: this member remembers no other")
-                .hint("give the address of a healthy member"));
-        }
-        let address = v1::MemberAddress { api: self.advertised_api(), peer: self.advertised_peer() };
-        let mut last = None;
-        for door in doors {
-            match readmit(&door, known.clone(), burnt.member, &address).await {
-                Ok((message, revision)) => {
-                    let admission = Admission::from_message(message)?;
-                    if burnt.cluster.is_some_and(|cluster| cluster != admission.cluster) {
-                        return Err(Problem::invalid("via", format!("{door} belongs to another cluster")));
-                    }
-                    let (member, learner) = (admission.member.0, admission.learner);
-                    // The new papers first: an empty folder with the old ones would be a start under the burnt id.
-                    let (folder, data, papers) =
-                        (Arc::clone(&self.folder), self.config.data_dir.clone(), admission.clone());
-                    let retired = blocking(move || {
-                        papers.write(&data)?;
-                        Ok::<_, ServerError>(folder.retire()?)
-                    });
-                    let retired = retired.await.map_err(|error| broken(&error))?;
-                    info!(retired = %retired.display(), member, "the damaged store is put aside");
-                    // The id is new, and so is the moment from which this member can have promised anything.
-                    self.started = clock::lease_clock();
-                    self.join(admission).await.map_err(|error| broken(&error))?;
-                    let old_member = burnt.member.map_or(0, |member| member.0);
-                    return Ok(v1::RejoinReply { old_member, member, learner, revision });
-                }
-                Err(problem) => last = Some(problem),
-            }
-        }
-        Err(last.unwrap_or_else(|| Problem::invalid("via", "names nobody")))
-    }
-
     async fn stand(&self, standing: Standing) {
         let serving = match &standing {
             Standing::Member(_) => ServingStatus::Serving,
@@ -548,56 +494,6 @@ async fn ended(running: &mut Option<Running>) -> Ended {
         Some(running) => running.runtime.ended().await,
         None => std::future::pending().await,
     }
-}
-
-/// Asks a healthy member to burn what had the name of this one and to admit it anew; gives the revision of that too.
-/// `known` is its name and whether it only learns; where that is lost, the others say what they call the `burnt` id: a
-/// name guessed wrong would be another member's.
-async fn readmit(
-    door: &str,
-    known: Option<(String, bool)>,
-    burnt: Option<MemberId>,
-    address: &v1::MemberAddress,
-) -> Result<(v1::Admission, u64), Problem> {
-    let unreachable = |error: tonic::transport::Error| {
-        Problem::new(Code::Unavailable, "unreachable", format!("cannot reach {door}: {}", chain(&error)))
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{door}")).map_err(unreachable)?;
-    let channel =
-        endpoint.connect_timeout(Duration::from_secs(2)).timeout(REJOIN).connect().await.map_err(unreachable)?;
-    let mut members = ClusterServiceClient::new(channel);
-    let (name, learner) = match known {
-        Some(known) => known,
-        None => who_was(&mut members, burnt).await?,
-    };
-    let removal = v1::RemoveMemberRequest { request_id: fresh_request(), member: name.clone() };
-    if let Err(refusal) = members.remove_member(removal).await
-        && refusal.code() != Code::NotFound
-    {
-        return Err(Problem::from(&refusal));
-    }
-    let admission = v1::AddMemberRequest { request_id: fresh_request(), name, address: Some(address.clone()), learner };
-    let reply = members.add_member(admission).await.map_err(|refusal| Problem::from(&refusal))?.into_inner();
-    let none = || Problem::new(Code::Internal, "internal", "the answer holds no admission");
-    Ok((reply.admission.ok_or_else(none)?, reply.revision))
-}
-
-/// Name of the member with the id `burnt`, and whether it only learns.
-async fn who_was(
-    members: &mut ClusterServiceClient<tonic::transport::Channel>,
-    burnt: Option<MemberId>,
-) -> Result<(String, bool), Problem> {
-    let status = members.status(v1::StatusRequest {}).await.map_err(|refusal| Problem::from(&refusal))?.into_inner();
-    let was = status.members.into_iter().find(|member| Some(MemberId(member.id)) == burnt);
-    was.map(|member| (member.name.clone(), member.role() == v1::MemberRole::Learner)).ok_or_else(|| {
-        let text = "nobody knows which member this was: its papers are gone, and the others do not know its id";
-        Problem::new(Code::FailedPrecondition, "unknown-member", text)
-            .hint("`quorated retire` puts its data aside, `quoratectl cluster add-member` admits it as a new one")
-    })
-}
-
-fn fresh_request() -> String {
-    Uuid::now_v7().to_string()
 }
 
 /// Writes down who can be asked, whenever that changes: a damaged member needs to know it.
@@ -665,50 +561,6 @@ fn broken(error: &ServerError) -> Problem {
 fn answer<T>(reply: oneshot::Sender<Result<T, Problem>>, outcome: Result<T, Problem>) -> Result<(), ServerError> {
     let _ = reply.send(outcome);
     Ok(())
-}
-
-fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => ServerError::PortInUse { key, address },
-        _ => ServerError::Listen { key, address, source },
-    })
-}
-
-/// On the runtime that calls it.
-fn incoming(listener: TcpListener) -> Result<TcpIncoming, std::io::Error> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
-}
-
-fn http(window: Option<u32>) -> Http {
-    Http::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .initial_stream_window_size(window.or(Some(1 << 20)))
-        .initial_connection_window_size(window.map(|window| window * 2).or(Some(4 << 20)))
-}
-
-/// gRPC's own services: health and reflection.
-fn describing<H>(health: tonic_health::pb::health_server::HealthServer<H>) -> Routes
-where
-    H: tonic_health::pb::health_server::Health,
-{
-    let described = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    Routes::new(health)
-        .add_service(described().build_v1().expect("the descriptor sets were made by the build"))
-        .add_service(described().build_v1alpha().expect("the descriptor sets were made by the build"))
-}
-
-fn said_end(port: &str, served: Result<(), tonic::transport::Error>) {
-    if let Err(error) = served {
-        error!(port, error = %chain(&error), "a port is served no more");
-    }
 }
 
 /// Disk work away from the tasks that answer calls.
