@@ -35,7 +35,6 @@ use crate::steward;
 use crate::store::{Folder, OpenOutcome, Quarantine};
 use ports::{AGENT_WINDOW, bind, describing, http, incoming, said_end};
 
-
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("{key}: {address} is in use by another process; stop that one, or give another port")]
