@@ -14,7 +14,7 @@ use cluster::{
 
 use super::command::annotations;
 use super::{ConvertError, Result, choice, name, required};
-use crate::v1;
+use crate::v1::{self, submit_request::Change};
 
 const PRIORITY: u16 = 500;
 const STOP_GRACE: Span = Span::seconds(30);
@@ -413,73 +413,54 @@ mutations! {
     RemoveStorageRequest, said, _state => Ok(Command::RemoveStorage { name: name("storage", &said.storage)? });
 }
 
-/// One change of a stream is one of the requests above.
-impl Identified for v1::SubmitRequest {
-    /// Empty also when there is no change in it; asking for the command then says so.
-    fn request_id(&self) -> &str {
-        use v1::submit_request::Change;
-        match &self.change {
-            Some(Change::Create(change)) => change.request_id(),
-            Some(Change::Start(change)) => change.request_id(),
-            Some(Change::Stop(change)) => change.request_id(),
-            Some(Change::Restart(change)) => change.request_id(),
-            Some(Change::Move(change)) => change.request_id(),
-            Some(Change::Delete(change)) => change.request_id(),
-            Some(Change::Annotate(change)) => change.request_id(),
-            Some(Change::SetOnQuorumLoss(change)) => change.request_id(),
-            None => "",
-        }
-    }
+/// One change of a stream is one of the requests above: each by its field in the message, its variant, its request.
+macro_rules! submitted {
+    ($($field:literal $variant:ident $request:ident;)+) => {
+        impl Identified for v1::SubmitRequest {
+            /// Empty also when there is no change in it; asking for the command then says so.
+            fn request_id(&self) -> &str {
+                match &self.change {
+                    $(Some(Change::$variant(change)) => change.request_id(),)+
+                    None => "",
+                }
+            }
 
-    fn identify(&mut self, request_id: String) {
-        use v1::submit_request::Change;
-        match &mut self.change {
-            Some(Change::Create(change)) => change.identify(request_id),
-            Some(Change::Start(change)) => change.identify(request_id),
-            Some(Change::Stop(change)) => change.identify(request_id),
-            Some(Change::Restart(change)) => change.identify(request_id),
-            Some(Change::Move(change)) => change.identify(request_id),
-            Some(Change::Delete(change)) => change.identify(request_id),
-            Some(Change::Annotate(change)) => change.identify(request_id),
-            Some(Change::SetOnQuorumLoss(change)) => change.identify(request_id),
-            None => {}
+            fn identify(&mut self, request_id: String) {
+                match &mut self.change {
+                    $(Some(Change::$variant(change)) => change.identify(request_id),)+
+                    None => {}
+                }
+            }
         }
-    }
+
+        impl Mutation for v1::SubmitRequest {
+            fn paths(&self) -> Paths {
+                match &self.change {
+                    $(Some(Change::$variant(_)) => {
+                        |field| format!(concat!($field, ".{}"), v1::$request::path_of(field))
+                    })+
+                    None => Self::path_of,
+                }
+            }
+
+            fn command(self, state: &State) -> Result<Command> {
+                match required("change", self.change)? {
+                    $(Change::$variant(change) => change.command(state).map_err(|error| error.under($field)),)+
+                }
+            }
+        }
+    };
 }
 
-impl Mutation for v1::SubmitRequest {
-    fn paths(&self) -> Paths {
-        use v1::submit_request::Change;
-        match &self.change {
-            Some(Change::Create(_)) => |field| format!("create.{}", v1::CreateContainerRequest::path_of(field)),
-            Some(Change::Start(_)) => |field| format!("start.{}", v1::StartContainerRequest::path_of(field)),
-            Some(Change::Stop(_)) => |field| format!("stop.{}", v1::StopContainerRequest::path_of(field)),
-            Some(Change::Restart(_)) => |field| format!("restart.{}", v1::RestartContainerRequest::path_of(field)),
-            Some(Change::Move(_)) => |field| format!("move.{}", v1::MoveContainerRequest::path_of(field)),
-            Some(Change::Delete(_)) => |field| format!("delete.{}", v1::DeleteContainerRequest::path_of(field)),
-            Some(Change::Annotate(_)) => |field| format!("annotate.{}", v1::AnnotateContainerRequest::path_of(field)),
-            Some(Change::SetOnQuorumLoss(_)) => {
-                |field| format!("set_on_quorum_loss.{}", v1::SetOnQuorumLossRequest::path_of(field))
-            }
-            None => Self::path_of,
-        }
-    }
-
-    fn command(self, state: &State) -> Result<Command> {
-        use v1::submit_request::Change;
-        match required("change", self.change)? {
-            Change::Create(change) => change.command(state).map_err(|error| error.under("create")),
-            Change::Start(change) => change.command(state).map_err(|error| error.under("start")),
-            Change::Stop(change) => change.command(state).map_err(|error| error.under("stop")),
-            Change::Restart(change) => change.command(state).map_err(|error| error.under("restart")),
-            Change::Move(change) => change.command(state).map_err(|error| error.under("move")),
-            Change::Delete(change) => change.command(state).map_err(|error| error.under("delete")),
-            Change::Annotate(change) => change.command(state).map_err(|error| error.under("annotate")),
-            Change::SetOnQuorumLoss(change) => {
-                change.command(state).map_err(|error| error.under("set_on_quorum_loss"))
-            }
-        }
-    }
+submitted! {
+    "create" Create CreateContainerRequest;
+    "start" Start StartContainerRequest;
+    "stop" Stop StopContainerRequest;
+    "restart" Restart RestartContainerRequest;
+    "move" Move MoveContainerRequest;
+    "delete" Delete DeleteContainerRequest;
+    "annotate" Annotate AnnotateContainerRequest;
+    "set_on_quorum_loss" SetOnQuorumLoss SetOnQuorumLossRequest;
 }
 
 fn settings_change(request: v1::UpdateSettingsRequest) -> Result<Command> {

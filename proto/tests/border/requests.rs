@@ -3,7 +3,9 @@
 use crate::samples;
 
 use cluster::command::Command;
-use cluster::{Container, ContainerId, Desired, NodeId, OnQuorumLoss, Proof, RestartCondition, State};
+use cluster::{
+    Container, ContainerId, Desired, Node, NodeId, OnQuorumLoss, Placement, Proof, RestartCondition, State,
+};
 use proto::convert::request::{Mutation, proposal};
 use proto::convert::view::{self, Sight};
 use proto::convert::{ConvertError, Fault};
@@ -218,6 +220,24 @@ fn why_says_the_choice_and_the_refusals() {
     let example =
         decision.examples.iter().find(|example| example.rule == "not-up" || example.rule == "not-schedulable");
     assert_eq!(example.expect("an example").node, "@n0", "a node that is gone is shown by its id");
+}
+
+#[test]
+fn a_fencing_that_waits_for_an_operator_says_so_of_the_node_and_of_what_was_there() {
+    let state = samples::state();
+    let shown_node = |node: &Node| view::node(&state, node, Sight::default()).awaits_operator;
+    let (waiting, others): (Vec<_>, Vec<_>) = state.nodes().partition(|node| node.awaits_operator());
+    assert!(!waiting.is_empty() && others.iter().all(|node| shown_node(node).is_empty()));
+    for node in waiting {
+        let text = shown_node(node);
+        let order = format!("`quoratectl node confirm-down {}`", node.name);
+        assert!(text.starts_with("class F0") && text.ends_with(&order), "{text}");
+        let mut there = Container::clone(state.container(ContainerId(8)).expect("the one under `Run`"));
+        let Placement::Assigned(assignment) = &mut there.placement else { panic!("{:?}", there.placement) };
+        assignment.node = node.id;
+        let why = view::why(&state, &there, |_| false).lines;
+        assert!(why[1].contains("waits for an operator") && why[1].ends_with(&order), "{why:?}");
+    }
 }
 
 #[test]
