@@ -4,20 +4,18 @@
 //! It outlives the agent, so it is also the memory of what runs.
 //! Absent: no decision but one: nothing starts without a lease.
 
+mod child;
+mod namespace;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::{CString, c_int};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::AtFlags;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
@@ -55,7 +53,7 @@ pub(crate) struct Birth {
 
 /// Becomes the init; never comes back.
 pub(crate) fn live(birth: Birth, slot: &Slot) -> ! {
-    if let Err(error) = set_up(&birth) {
+    if let Err(error) = namespace::set_up(&birth) {
         eprintln!("quorate-guard: ERROR namespace for {} workloads: {error}", birth.greeting.policy.word());
         std::process::exit(1);
     }
@@ -74,70 +72,6 @@ pub(crate) fn live(birth: Birth, slot: &Slot) -> ! {
     };
     loop {
         init.turn();
-    }
-}
-
-/// Hides the cgroup2 mount from runtimes that refuse a hybrid host. A mount that came from a more privileged namespace
-/// is locked and can only be covered; where neither is allowed the probe says which runtime minds.
-fn hide(mount: &Path) {
-    if rustix::mount::unmount(mount, UnmountFlags::DETACH).is_err() {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let _ = rustix::mount::mount("none", mount, "tmpfs", flags, None);
-    }
-}
-
-fn set_up(birth: &Birth) -> Result<(), String> {
-    let step = |name: &'static str| move |error: rustix::io::Errno| format!("{name}: {}", io::Error::from(error));
-    if birth.greeting.user_namespace {
-        map_user(birth.user_id, birth.group_id).map_err(|error| format!("map user: {error}"))?;
-    }
-    if birth.greeting.pid_namespace {
-        // Mounts made outside come in, mounts made in here stay in here and end with the namespace.
-        rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-            .map_err(step("make mounts private"))?;
-        mount_proc().map_err(step("mount /proc"))?;
-        if let Some(mount) = &birth.hide {
-            hide(mount);
-        }
-    }
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
-    let _ =
-        rustix::thread::set_name(if birth.greeting.policy == Policy::Stop { c"quorate-stop" } else { c"quorate-keep" });
-    // Nothing of the guard's terminal or pipes is held open by what outlives it.
-    let log =
-        fs::File::options().append(true).create(true).open(&birth.log).map_err(|error| format!("open log: {error}"))?;
-    let null = fs::File::open("/dev/null").map_err(|error| format!("open /dev/null: {error}"))?;
-    rustix::stdio::dup2_stdin(&null).map_err(step("redirect stdin"))?;
-    rustix::stdio::dup2_stdout(&log).map_err(step("redirect stdout"))?;
-    rustix::stdio::dup2_stderr(&log).map_err(step("redirect stderr"))?;
-    let _ = rustix::process::setsid();
-    if !birth.greeting.pid_namespace {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(step("adopt orphans"))?;
-    }
-    if birth.greeting.policy == Policy::Stop {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(step("tie to the guard"))?;
-        // The guard may have died before the line above; then nobody would send the signal any more.
-        if is_readable(birth.guard.as_fd()) {
-            return Err("the guard is gone".to_owned());
-        }
-    }
-    Ok(())
-}
-
-/// Root inside, the unprivileged user outside.
-fn map_user(user_id: u32, group_id: u32) -> io::Result<()> {
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("0 {user_id} 1"))?;
-    fs::write("/proc/self/gid_map", format!("0 {group_id} 1"))
-}
-
-fn mount_proc() -> rustix::io::Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match rustix::mount::mount("proc", "/proc", "proc", flags, None) {
-        // Inside a container whose /proc is partly masked the kernel refuses an unmasked one. The namespace holds
-        // without; only `ps` in here shows other numbers.
-        Err(rustix::io::Errno::PERM) => Ok(()),
-        other => other,
     }
 }
 
@@ -358,7 +292,7 @@ impl Init<'_> {
             Fork::Child => {
                 drop((failure, leaf));
                 self.let_go();
-                begin(start, writer, isolated, self.greeting.pid_namespace)
+                child::begin(start, writer, isolated, self.greeting.pid_namespace)
             }
             Fork::Parent { pid, pidfd } => {
                 let id = self.number();
@@ -638,133 +572,4 @@ impl Entry {
 fn is_leaf_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(allowed)
-}
-
-/// In the child: does the action, or says why not.
-fn begin(start: Start, failure: OwnedFd, isolated: bool, in_namespace: bool) -> ! {
-    let workload = start.mode == Mode::Workload;
-    let outcome = match start.action {
-        Action::Exec { argv, env, cwd, log, isolate } => {
-            if workload && !in_namespace {
-                // The best there is without a pid namespace: the first process ends with the starter.
-                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            }
-            match isolate.filter(|_| isolated).map_or(Ok(Side::Workload), |hostname| isolate_here(&hostname)) {
-                Err(error) => Err(error),
-                Ok(Side::Init { workload }) => {
-                    // The pipe ends with the workload's exec; this copy would keep it open.
-                    drop(failure);
-                    be_init_of(workload)
-                }
-                Ok(Side::Workload) => {
-                    let _ = rustix::process::setsid();
-                    if workload {
-                        let _ = rustix::thread::set_no_new_privs(true);
-                    }
-                    Err(exec(&argv, &env, &cwd, log.as_deref()))
-                }
-            }
-        }
-        Action::Mount { kind, source, target, options, bind } => mount(&kind, &source, &target, &options, bind),
-        Action::Unmount { target } => rustix::mount::unmount(&target, UnmountFlags::DETACH)
-            .map_err(|error| format!("unmount {}: {}", target.display(), io::Error::from(error))),
-    };
-    if let Err(reason) = &outcome {
-        let _ = rustix::io::write(&failure, reason.as_bytes());
-    }
-    std::process::exit(if outcome.is_ok() { 0 } else { 127 });
-}
-
-/// Replaces this process; comes back only with the reason why it could not.
-fn exec(
-    argv: &[std::ffi::OsString],
-    env: &[(std::ffi::OsString, std::ffi::OsString)],
-    cwd: &Path,
-    log: Option<&Path>,
-) -> String {
-    let output = || -> io::Result<Stdio> {
-        match log {
-            Some(path) => Ok(fs::File::options().append(true).create(true).open(path)?.into()),
-            None => Ok(Stdio::null()),
-        }
-    };
-    let (stdout, stderr) = match (output(), output()) {
-        (Ok(stdout), Ok(stderr)) => (stdout, stderr),
-        (Err(error), _) | (_, Err(error)) => {
-            return format!("open log {}: {error}", log.unwrap_or(Path::new("/dev/null")).display());
-        }
-    };
-    let error = Command::new(&argv[0])
-        .args(&argv[1..])
-        .env_clear()
-        .envs(env.iter().map(|(name, value)| (name, value)))
-        .current_dir(cwd)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .exec();
-    format!("execute {} in {}: {error}", argv[0].display(), cwd.display())
-}
-
-fn mount(kind: &str, source: &Path, target: &Path, options: &str, bind: bool) -> Result<(), String> {
-    let outcome = if bind {
-        rustix::mount::mount_bind_recursive(source, target).and_then(|()| match options {
-            "ro" => rustix::mount::mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c""),
-            _ => Ok(()),
-        })
-    } else {
-        let options = CString::new(options).map_err(|_| "mount options hold a zero byte".to_owned())?;
-        rustix::mount::mount(source, target, kind, MountFlags::empty(), options.as_c_str())
-    };
-    outcome.map_err(|error| format!("mount {kind} on {}: {}", target.display(), io::Error::from(error)))
-}
-
-/// The process a workload's pid 1 passes signals on to; 0 before there is one.
-static WORKLOAD: AtomicI32 = AtomicI32::new(0);
-
-extern "C" fn pass_on(signal: c_int) {
-    let workload = WORKLOAD.load(Ordering::Acquire);
-    if workload > 0 {
-        let _ = sys::send_signal(workload, signal);
-    }
-}
-
-enum Side {
-    /// Pid 1 of the fresh namespace.
-    Init {
-        workload: i32,
-    },
-    Workload,
-}
-
-/// In a fresh set of namespaces: this process stays as their pid 1 (a program that is pid 1 itself would ignore
-/// SIGTERM), its child becomes the workload. Comes back in both.
-fn isolate_here(hostname: &str) -> Result<Side, String> {
-    let step = |name: &'static str| move |error: rustix::io::Errno| format!("{name}: {}", io::Error::from(error));
-    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .map_err(step("make mounts private"))?;
-    mount_proc().map_err(step("mount /proc"))?;
-    rustix::system::sethostname(hostname.as_bytes()).map_err(step("set host name"))?;
-    for signal in [sys::SIGTERM, sys::SIGINT, sys::SIGHUP, sys::SIGQUIT, sys::SIGUSR1, sys::SIGUSR2] {
-        sys::on_signal(signal, pass_on as *const () as usize);
-    }
-    // SAFETY: forked from a process with one thread, so this one has one as well.
-    match unsafe { sys::fork_into(0, None) }.map_err(|error| format!("fork: {error}"))? {
-        Fork::Child => Ok(Side::Workload),
-        Fork::Parent { pid, .. } => Ok(Side::Init { workload: pid }),
-    }
-}
-
-/// Reaps until the workload ends, then ends with its code and takes everything else in the namespace along.
-fn be_init_of(workload: i32) -> ! {
-    WORKLOAD.store(workload, Ordering::Release);
-    loop {
-        match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == workload => {
-                std::process::exit(sys::exit_code(status));
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => std::process::exit(255),
-        }
-    }
 }
