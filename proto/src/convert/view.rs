@@ -310,6 +310,13 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
         None => format!("{} ({}) is {word}", of.spec.name, of.id),
     }];
     lines.extend(Some(shown.text).filter(|text| !text.is_empty()));
+    let weak = |node: &&std::sync::Arc<Node>| !node.class().lease_proves_end() && !node.awaits_operator();
+    if let Some(node) = of.assignment().and_then(|held| state.node(held.node)).filter(weak)
+        && let Some(facts) = &node.facts
+    {
+        let (name, class, why) = (&node.name, node.class(), &facts.class_reason);
+        lines.push(format!("{name} is fencing class {class} ({why}): if it is lost, this waits for an operator"));
+    }
     let recorded = of.decision.map(|at| (at, state.decision(at)));
     if let Some((at, Some(made))) = &recorded {
         match made.chosen {

@@ -241,6 +241,22 @@ fn a_fencing_that_waits_for_an_operator_says_so_of_the_node_and_of_what_was_ther
 }
 
 #[test]
+fn a_container_on_a_node_that_time_cannot_fence_says_what_that_means() {
+    let state = samples::state();
+    let why_on = |node: &Node| {
+        let mut there = Container::clone(state.container(ContainerId(8)).expect("the one under `Run`"));
+        let Placement::Assigned(assignment) = &mut there.placement else { panic!("{:?}", there.placement) };
+        assignment.node = node.id;
+        view::why(&state, &there, |_| false).lines.join("\n")
+    };
+    let known = state.nodes().filter(|node| node.facts.is_some() && !node.awaits_operator());
+    let (safe, weak): (Vec<_>, Vec<_>) = known.partition(|node| node.class().lease_proves_end());
+    assert!(!weak.is_empty() && !safe.is_empty());
+    assert!(weak.iter().all(|node| why_on(node).contains("if it is lost, this waits for an operator")));
+    assert!(safe.iter().all(|node| !why_on(node).contains("if it is lost")));
+}
+
+#[test]
 fn a_node_is_shown_with_what_fences_it() {
     let state = samples::state();
     let of = |id| view::node(&state, state.node(NodeId(id)).expect("known"), Sight::default());
