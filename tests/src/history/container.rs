@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::history::linear::{Model, Operand, Verdict, check};
-use crate::history::{Anomaly, Call, End, Operation, Refusal, Reply, Rule};
+use crate::history::{Anomaly, Call, End, Operation, Refusal, Reply, Rule, View};
 
 pub struct Container;
 
@@ -33,6 +33,35 @@ impl Model for Container {
     fn step(state: &Object, call: &Call, reply: Option<&Reply>) -> Vec<Object> {
         let gone = matches!(state, Object::Present { leaving: true, .. }).then_some(Object::Absent);
         gone.iter().chain([state]).flat_map(|state| step(state, call, reply)).collect()
+    }
+
+    fn helps(before: &Object, after: &Object, call: &Call, reply: &Reply) -> bool {
+        match (call, reply) {
+            (Call::Look, Reply::Saw(Some(view))) => distance(after, view) < distance(before, view),
+            // Everything else asks only whether it is there.
+            _ => presence(before) != presence(after),
+        }
+    }
+}
+
+/// How far an object is from what a look shows: another container that stays, one that leaves, none, wrong annotations.
+fn distance(state: &Object, view: &View) -> usize {
+    match state {
+        Object::Present { id: Some(id), leaving, .. } if *id != view.id => usize::MAX - usize::from(*leaving),
+        Object::Absent => usize::MAX - 2,
+        Object::Present { annotations, .. } => {
+            let differs = |key: &&String| annotations.get(*key) != view.annotations.get(*key);
+            let more = view.annotations.keys().filter(|key| !annotations.contains_key(*key));
+            annotations.keys().chain(more).filter(differs).count()
+        }
+    }
+}
+
+/// Whether it is there, as which, and whether it may be gone at any moment.
+fn presence(state: &Object) -> Option<(Option<u64>, bool)> {
+    match state {
+        Object::Absent => None,
+        Object::Present { id, leaving, .. } => Some((*id, *leaving)),
     }
 }
 

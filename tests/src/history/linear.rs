@@ -19,6 +19,12 @@ pub trait Model {
     /// Every state the call may leave behind if it is answered so; none if it cannot be answered so. `reply` is `None`
     /// for a call whose answer nobody has: the states in which it has had its effect.
     fn step(state: &Self::State, call: &Self::Call, reply: Option<&Self::Reply>) -> Vec<Self::State>;
+
+    /// Whether `call` may rather be answered so in `after` than in `before`; false only if that is certain. Spares the
+    /// search effects that explain nothing.
+    fn helps(before: &Self::State, after: &Self::State, _call: &Self::Call, _reply: &Self::Reply) -> bool {
+        before != after
+    }
 }
 
 /// One operation. Without an `answer` it may take effect at any time after `begun`, or never.
@@ -97,46 +103,61 @@ pub fn check<M: Model>(operations: &[Operand<'_, M>], budget: usize) -> Verdict 
     Verdict::Linearizable
 }
 
-/// Whether the order that the answers claim explains them, with operations of unknown outcome put in where they help. Many
-/// operations that were under way for long at once have too many orders to be tried without such a hint.
+/// Whether the order that the answers claim explains them, with operations of unknown outcome put in where an answer
+/// cannot be explained without. Many operations that were under way for long at once have too many orders to be tried
+/// without such a hint. An effect that nobody answered for is put in as late as it may be: before what it explains, for
+/// what comes between either does not see it or undoes it.
 fn claimed_order_holds<M: Model>(operations: &[Operand<'_, M>], budget: usize) -> bool {
-    let answered = || operations.iter().filter(|operation| operation.answer.is_some());
-    if answered().any(|operation| operation.claims.is_none()) {
-        return false;
+    let mut order = Vec::with_capacity(operations.len());
+    for operation in operations {
+        if let Some((at, reply)) = operation.answer {
+            let Some(claims) = operation.claims else { return false };
+            order.push((claims, operation.begun, at, operation.call, reply));
+        }
     }
-    let mut order: Vec<&Operand<'_, M>> = answered().collect();
-    order.sort_by_key(|operation| (operation.claims, operation.begun));
-    let unknown: Vec<&Operand<'_, M>> = operations.iter().filter(|operation| operation.answer.is_none()).collect();
+    order.sort_by_key(|(claims, begun, ..)| (*claims, *begun));
     let mut latest_begin = 0;
-    for operation in &order {
-        latest_begin = latest_begin.max(operation.begun);
-        if operation.answer.is_some_and(|(at, _)| at < latest_begin) {
+    for (_, begun, at, ..) in &order {
+        latest_begin = latest_begin.max(*begun);
+        if *at < latest_begin {
             return false;
         }
     }
+    let mut unknown: Vec<&Operand<'_, M>> = operations.iter().filter(|operation| operation.answer.is_none()).collect();
+    unknown.sort_by_key(|operation| operation.begun);
+    // The earliest end from a place on: what begins after it cannot stand before that place.
+    let mut horizon = vec![Time::MAX; order.len() + 1];
+    for (place, (_, _, at, ..)) in order.iter().enumerate().rev() {
+        horizon[place] = horizon[place + 1].min(*at);
+    }
     let mut seen = HashSet::new();
     let mut open = vec![(0, vec![false; unknown.len()], M::initial())];
-    for _ in 0..budget {
-        let Some((place, used, state)) = open.pop() else { return false };
-        let Some(operation) = order.get(place) else { return true };
-        // The last pushed is tried first: without anything unknown.
-        for (number, inserted) in unknown.iter().enumerate() {
-            let ends_first = order[place..].iter().any(|it| it.answer.is_some_and(|(at, _)| at < inserted.begun));
-            if used[number] || ends_first {
-                continue;
+    let mut steps = 0;
+    while let Some((mut place, used, mut state)) = open.pop() {
+        loop {
+            steps += 1;
+            if steps > budget {
+                return false;
             }
-            let mut used = used.clone();
-            used[number] = true;
-            for state in M::step(&state, inserted.call, None) {
-                if seen.insert((place, used.clone(), state.clone())) {
-                    open.push((place, used.clone(), state));
+            let Some((_, _, _, call, reply)) = order.get(place) else { return true };
+            let mut after = M::step(&state, call, Some(reply));
+            let Some(next) = after.pop() else { break };
+            for other in after {
+                if seen.insert((place + 1, used.clone(), other.clone())) {
+                    open.push((place + 1, used.clone(), other));
                 }
             }
+            (place, state) = (place + 1, next);
         }
-        let reply = operation.answer.map(|(_, reply)| reply);
-        for state in M::step(&state, operation.call, reply) {
-            if seen.insert((place + 1, used.clone(), state.clone())) {
-                open.push((place + 1, used.clone(), state));
+        let Some((_, _, _, call, reply)) = order.get(place) else { return true };
+        let may_stand_here = unknown.partition_point(|operation| operation.begun <= horizon[place]);
+        for (number, inserted) in unknown[..may_stand_here].iter().enumerate().filter(|(number, _)| !used[*number]) {
+            for after in M::step(&state, inserted.call, None) {
+                let mut used = used.clone();
+                used[number] = true;
+                if M::helps(&state, &after, call, reply) && seen.insert((place, used.clone(), after.clone())) {
+                    open.push((place, used, after));
+                }
             }
         }
     }
