@@ -16,6 +16,8 @@ pub enum Damage {
     GuardUnreadable,
     #[error("the guard file is {found} bytes long, not {expected}")]
     GuardLength { expected: u64, found: u64 },
+    #[error("the log goes on to group {log}, the guard file has seen group {guard}: it is an older copy")]
+    GuardOlder { log: u64, guard: u64 },
     #[error("group {group} is neither in the log nor carried by the guard file, which has seen group {guard}")]
     GroupLost { group: u64, guard: u64 },
     #[error("the store is empty, the guard knows {groups} groups")]

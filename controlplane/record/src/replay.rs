@@ -2,7 +2,7 @@
 //! In: the records in order, the ring of the guard file, the newest snapshot. Out: `Replayed`, or `Damage` that names the
 //! place. Absent: repair of what stands nowhere else. Where the log ends, or breaks off, the ring goes on as far as it
 //! carries every group up to its newest. Left out is a broken write *behind* the newest: it was never acknowledged.
-//! Everything behind it that verifies is kept; it may have been sent although nobody was told.
+//! One group behind it is kept if it verifies; it may have been sent although nobody was told.
 
 use crate::codec::{Record, decode};
 use crate::damage::{Damage, RecordFault};
@@ -66,6 +66,10 @@ pub fn replay(
     let tip = tip.ok_or(Damage::Empty { groups: guard.group })?;
     if guard.clean && (unfinished || !redo.is_empty() || tip.number != guard.group) {
         return Err(Damage::ChangedWhileClosed { guard: guard.group });
+    }
+    // The log is never ahead by more than one group: one too big to carry, whose slot is written next.
+    if tip.number > guard.group + 1 {
+        return Err(Damage::GuardOlder { log: tip.number, guard: guard.group });
     }
     check_snapshot_reaches(guard, snapshot)?;
     let saved = snapshot.map(SnapshotMeta::point).unwrap_or_default();

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TREE: &str = "wal";
 /// The log is read once, at the start; afterwards sled needs its newest pages only.
@@ -23,6 +23,10 @@ const CACHE_BYTES: u64 = 32 << 20;
 const REMOVE_KEYS_MAX: usize = 512;
 /// Half a gigabyte opens and reads in under three seconds; a start that takes this long hangs.
 const OPEN_LIMIT: Duration = Duration::from_secs(120);
+/// The data folder is locked, so whoever holds sled's own lock is a handle of this process: sled's threads let go of it a
+/// moment after it was dropped.
+const LET_GO_LIMIT: Duration = Duration::from_secs(2);
+const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
 pub(super) struct SledLog {
     folder: PathBuf,
@@ -61,7 +65,15 @@ impl SledLog {
         let path = folder.to_owned();
         let (db, tree) = fenced("open", folder, move || {
             let config = Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-            let db = config.open()?;
+            let until = Instant::now() + LET_GO_LIMIT;
+            let db = loop {
+                match config.open() {
+                    Err(::sled::Error::Io(error)) if is_held(&error) && Instant::now() < until => {
+                        thread::sleep(LET_GO_LOOK);
+                    }
+                    outcome => break outcome?,
+                }
+            };
             let tree = db.open_tree(TREE)?;
             Ok((db, tree))
         })?;

@@ -12,7 +12,7 @@
 //! copies differ, the one that verifies and is newer counts. A slot that is written a second time (snapshot, start,
 //! close) is written half by half, each synced, so that one copy of the newest slot is whole at every moment. What is
 //! noticed: another length, no slot that verifies, a group that is in neither log nor ring, a record that is not the
-//! one its slot names. What cannot be: both copies of the newest slot lost together with the end of the log.
+//! one its slot names, a ring older than the log. What cannot be: both copies of the newest slot lost together with the end of the log.
 
 mod slot;
 
