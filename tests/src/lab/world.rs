@@ -77,7 +77,8 @@ pub fn tell_until(test: &str, end: End, story: impl FnOnce(&Lab)) {
 /// `QUORATE_LAB_LOCK` names instead is for runs that are meant to disturb each other.
 pub fn alone() -> File {
     let usual = || std::env::temp_dir().join("quorate-lab.lock");
-    let lock = File::create(std::env::var_os("QUORATE_LAB_LOCK").map_or_else(usual, PathBuf::from)).expect("a lock file");
+    let lock =
+        File::create(std::env::var_os("QUORATE_LAB_LOCK").map_or_else(usual, PathBuf::from)).expect("a lock file");
     lock.lock().expect("a lock");
     lock
 }

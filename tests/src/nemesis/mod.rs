@@ -10,9 +10,11 @@ pub mod clients;
 pub mod deeds;
 pub mod doubt;
 pub mod hosts;
+mod moves;
 pub mod net;
 pub mod observer;
 pub mod report;
+mod verdict;
 pub mod witness;
 pub mod world;
 
@@ -25,25 +27,21 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
-use crate::history::{End, Rule, judge};
 use crate::lab::Lab;
 use acts::Stage;
-use checker::{Broken, Exposure, Judge, Record};
+use checker::{Broken, Exposure};
 use clients::Clients;
 use deeds::{Deed, Host, MEMBERS, NODES, name};
 use hosts::{Hosts, api_of, apis};
 use observer::Observer;
 use report::{Done, Report};
-use witness::{RECORD, now_ns};
+use witness::now_ns;
 
 /// Containers that say where they are; two for each node.
 const WITNESSES: usize = 6;
 const TEMPLATE: &str = "nemesis";
 /// From the end of a deed until everything runs, at the latest: above the boot grace, a quarantine and a slow machine.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// A move that was taken is done by then, or the cluster has said that it was given up: above what a target has to get ready, a
-/// handoff has to end, and an election.
-const MOVE: Duration = Duration::from_secs(60);
 /// A history is so long at most, so that it can be judged, …
 const EACH: Duration = Duration::from_secs(14);
 /// … and of a run of some minutes there are so many.
@@ -159,65 +157,6 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Nothing moves back by itself: where a node runs nothing, one whose home it is goes there, so that every deed has a victim.
-    /// An order that was taken is carried out, or the cluster says why it was given up; only then it is given again.
-    fn go_home(&mut self) {
-        let places = self.places();
-        let empty = |home: &Host| !places.values().any(|node| *node == name(*home));
-        let homes: Vec<Host> = NODES.into_iter().filter(empty).collect();
-        if homes.is_empty() {
-            return;
-        }
-        for home in homes {
-            let at = NODES.iter().position(|node| *node == home).unwrap_or(0);
-            if let Err(what) = self.move_to(&self.containers[at].clone(), home) {
-                self.report.broken.push(format!("NOT MOVED to {}: {what}", name(home)));
-                return;
-            }
-        }
-        if let Err(what) = self.until_well(RECOVERY) {
-            self.report.broken.push(format!("NOT RECOVERED after a move: {what}"));
-        }
-    }
-
-    /// Errs with what is missing, once a move that was taken came to nothing in silence, or nobody takes it.
-    fn move_to(&mut self, container: &str, home: Host) -> Result<(), String> {
-        let (path, deadline) = (format!("/v1/containers/{container}:move"), Instant::now() + RECOVERY);
-        let mut ordered: Option<(u64, Instant)> = None;
-        loop {
-            if self.places().get(container).is_some_and(|node| *node == name(home)) {
-                return Ok(());
-            }
-            let Some((revision, since)) = ordered else {
-                match self.hosts.order("POST", &path, json!({"node": name(home)})) {
-                    Ok(reply) => {
-                        let revision = reply["revision"].as_str().and_then(|it| it.parse().ok()).unwrap_or_default();
-                        ordered = Some((revision, Instant::now()));
-                    }
-                    Err(what) if Instant::now() > deadline => return Err(format!("never taken: {what}")),
-                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                }
-                continue;
-            };
-            let kinds = "filter.kinds=handover-aborted&filter.kinds=container-displaced";
-            let asked = format!("/v1/events?fromRevision={}&filter.container={container}&{kinds}", revision + 1);
-            let said = self.hosts.get(&asked).and_then(|reply| reply["events"].as_array().cloned());
-            if let Some(event) = said.into_iter().flatten().next() {
-                let text = event["text"].as_str().unwrap_or_default().to_owned();
-                eprintln!("          given up, and ordered again: {text}");
-                self.report.moves_given_up.push(text);
-                ordered = None;
-                if Instant::now() > deadline {
-                    return Err("given up again and again".into());
-                }
-            } else if since.elapsed() > MOVE {
-                let now = container_of(&self.hosts, container).unwrap_or_default();
-                return Err(format!("taken at {revision}, and for {MOVE:?} nothing is seen or said of it: {now}"));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     fn commit(&mut self, deed: &Deed, seed: u64) -> io::Result<()> {
         self.go_home();
         let began_ns = now_ns();
@@ -271,12 +210,6 @@ impl Nemesis {
             refused: went.refused.inspect(|what| eprintln!("          refused: {what}")),
         });
         Ok(())
-    }
-
-    /// Where each container wrote last.
-    fn places(&self) -> BTreeMap<String, String> {
-        let latest = |name: &String| Some((name.clone(), self.observer.latest(name)?.runner.node));
-        self.containers.iter().filter_map(latest).collect()
     }
 
     /// Waits until members follow one leader, nodes are up and every container runs and writes where the cluster says; says what
@@ -352,135 +285,6 @@ impl Nemesis {
         }
         None
     }
-
-    /// What members have applied at one revision is one thing.
-    fn compare(&mut self, after: &str) {
-        self.clients.stop();
-        let deadline = Instant::now() + Duration::from_secs(15);
-        let seed = self.report.done.len() as u64;
-        loop {
-            let states: Vec<Option<(String, Value)>> = MEMBERS.map(|host| visible(api_of(host))).into();
-            let revisions: BTreeSet<&String> = states.iter().flatten().map(|(revision, _)| revision).collect();
-            if states.iter().all(Option::is_some) && revisions.len() == 1 {
-                self.report.compared += 1;
-                let shown: Vec<Value> = states.into_iter().flatten().map(|(_, shown)| shown).collect();
-                let mut found = Vec::new();
-                shown[1..].iter().for_each(|other| differences("", &shown[0], other, &mut found));
-                if !found.is_empty() {
-                    self.report.broken.push(format!("after {after}: members differ at one revision: {found:?}"));
-                }
-                break;
-            }
-            if Instant::now() > deadline {
-                self.report.broken.push(format!("after {after}: members never came to one revision: {revisions:?}"));
-                break;
-            }
-        }
-        self.clients.start(self.report.seed ^ seed << 8, self.each);
-    }
-
-    /// The verdict, from the folder, from the observer, from the clients.
-    fn judge_all(&mut self) -> io::Result<()> {
-        let mut broken = self.observer.broken();
-        let mut storage = Judge::new(Record::Storage);
-        let areas = self.hosts.lab.dir.join("shared/containers");
-        for area in fs::read_dir(&areas)?.flatten() {
-            if let Ok(text) = fs::read(area.path().join(RECORD)) {
-                storage.take_all(&String::from_utf8_lossy(&text));
-            }
-        }
-        let (mut violations, _) = checker::judge(storage.broken(), &self.exposures);
-        broken = checker::judge(broken, &self.exposures).0;
-        broken.retain(|fault| !violations.contains(fault));
-        violations.extend(broken);
-        self.report.witness_lines = storage.lines;
-        self.report.observer_lines = self.observer.lines();
-        let running = |container: &&String| {
-            self.observer.latest(container).is_some_and(|life| now_ns() - life.last_ns < 5_000_000_000)
-        };
-        let lost = self.containers.iter().filter(|it| !running(it));
-        violations.extend(lost.map(|container| Broken::Lost { container: container.clone() }));
-        violations.extend(self.judge_ledger());
-        for fault in violations {
-            match fault {
-                Broken::Overlap { .. } | Broken::Shared { .. } => self.report.overlaps += 1,
-                Broken::Lost { .. } => self.report.lost_containers += 1,
-                Broken::Unacknowledged { .. } => self.report.lost_acknowledgements += 1,
-                _ => {}
-            }
-            let words = fault.to_string();
-            if !self.report.broken.iter().any(|known| known.ends_with(&words)) {
-                self.report.broken.push(words);
-            }
-        }
-        Ok(())
-    }
-
-    /// What the cluster says happened, beside the evidence.
-    fn note_events(&self, dir: &Path) -> io::Result<()> {
-        let text: String = events(&self.hosts).iter().map(|event| format!("{event}\n")).collect();
-        fs::write(dir.join("events.jsonl"), text)
-    }
-
-    fn judge_ledger(&mut self) -> Vec<Broken> {
-        let numbers = 1..=self.clients.ledger().histories.len();
-        let mut found = Vec::new();
-        for number in numbers.clone() {
-            match self.clients.read_ends(number) {
-                Err(error) => self.report.broken.push(format!("{} cannot be read: {error}", clients::object(number))),
-                Ok(ends) => {
-                    let first = ends.first().cloned().unwrap_or_default();
-                    if ends.iter().any(|other| *other != first) {
-                        self.report.broken.push(format!("{}: members differ: {ends:?}", clients::object(number)));
-                    }
-                    let ends = clients::keys().map(|key| (key.clone(), clients::held(&first, &key))).collect();
-                    let ledger = self.clients.ledger();
-                    let own = ledger.histories[number - 1].ops.iter().filter(|op| op.key != clients::SHARED).cloned();
-                    found.extend(checker::single_writer(&own.collect::<Vec<_>>(), &ends));
-                }
-            }
-        }
-        let present: BTreeSet<String> = self
-            .clients
-            .ledger()
-            .created
-            .iter()
-            .filter(|container| container_of(&self.hosts, container).is_some())
-            .cloned()
-            .collect();
-        let ledger = self.clients.ledger();
-        found.extend(checker::missing(&ledger.created, &present));
-        let report = &mut self.report;
-        for told in &ledger.histories {
-            report.histories += 1;
-            report.operations += told.history.operations.len();
-            let (undecided, anomalies): (Vec<_>, Vec<_>) =
-                judge(&told.history).into_iter().partition(|anomaly| anomaly.rule == Rule::Undecided);
-            report.undecided += undecided.len();
-            report.anomalies += anomalies.len();
-            report.broken.extend(anomalies.iter().map(|anomaly| format!("history {}: {anomaly}", report.histories)));
-        }
-        let acknowledged = |told: &clients::Told| {
-            told.ops
-                .iter()
-                .filter(|op| matches!(op.call, checker::Call::Write(_)) && op.outcome == checker::Outcome::Ok)
-                .count()
-        };
-        report.acknowledged = ledger.histories.iter().map(acknowledged).sum::<usize>() + ledger.created.len();
-        report.stale_reads = (ledger.stale, ledger.ages.len() as u64);
-        let told = ledger.histories.iter().flat_map(|told| &told.history.operations);
-        let known: Vec<(u64, u64)> = told
-            .filter(|operation| operation.request.is_some())
-            .filter_map(|operation| match operation.end {
-                End::Answered { at, revision, .. } => Some((revision?, at)),
-                End::Unknown => None,
-            })
-            .collect();
-        report.flattering_ms =
-            checker::understated(&known, &ledger.ages).into_iter().map(|ns| ns / 1_000_000).collect();
-        report.repeated = ledger.repeated;
-        found
-    }
 }
 
 /// From here on this thread and all it starts are in the switch, where everybody can be reached and packets be met.
@@ -539,43 +343,6 @@ fn began(fault: &Broken) -> u64 {
     match fault {
         Broken::Overlap { from_ns, .. } => *from_ns,
         _ => 0,
-    }
-}
-
-/// Revision, and what the member shows of what it has applied, by path of the API; of containers the thousand first. Not its
-/// events: those are its own memory, which reaches back to its snapshot.
-fn visible(member: std::net::SocketAddr) -> Option<(String, Value)> {
-    let mut shown = serde_json::Map::new();
-    let mut revisions = BTreeSet::new();
-    for what in ["containers", "nodes", "storages", "templates", "cluster/settings"] {
-        let path = match what {
-            "cluster/settings" => format!("/v1/{what}?stale=true"),
-            _ => format!("/v1/{what}?stale=true&page.size=1000"),
-        };
-        let (status, reply) = api::call(member, "GET", &path, None).ok()?;
-        if status != 200 {
-            return None;
-        }
-        revisions.insert(reply["revision"].as_str().map(str::to_owned).unwrap_or_default());
-        shown.insert(what.to_owned(), reply);
-    }
-    let mut revisions = revisions.into_iter();
-    let revision = revisions.next()?;
-    revisions.next().is_none().then_some((revision, Value::Object(shown)))
-}
-
-/// Places where two values differ, each with what stands there.
-fn differences(place: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
-    match (one, other) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            keys.iter().for_each(|key| differences(&format!("{place}.{key}"), &one[*key], &other[*key], found));
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            (0..a.len()).for_each(|at| differences(&format!("{place}[{at}]"), &a[at], &b[at], found));
-        }
-        _ if one != other => found.push(format!("{place}: {one:.200} / {other:.200}")),
-        _ => {}
     }
 }
 
