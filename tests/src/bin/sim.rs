@@ -1,23 +1,26 @@
 //! `cargo sim`: runs seeds, or one seed with its last lines. Exit code 1 if a promise was broken, 2 for bad arguments.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::Profile;
+use rustix::time::ClockId;
 use tests::sim::clock::{MS, SECOND};
 use tests::sim::coverage::Coverage;
 use tests::sim::deeds::Plan;
-use tests::sim::doubt::{self, Doubt};
+use tests::sim::doubt::{self, Doubt, HOUR};
 use tests::sim::run::{Outcome, failure, run};
 use tests::sim::shrink::shrink;
+use tests::sim::tally::{Line, Tally};
 use tests::sim::transcript::Transcript;
 use tests::sim::{mutants, regression};
 
 const USAGE: &str = "\
-usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-going]
+usage: cargo sim [--seeds N] [--from S] [--seconds T | --hours H] [--threads N] [--keep-going] [--tally FILE]
        cargo sim --seed K [--seconds T] [--trace] [--schedule] [--shrink]
        cargo sim --plan FILE [--trace] [--schedule] [--shrink]
        cargo sim --doubt [--hours H] [--profile fast|default|relaxed]
@@ -26,8 +29,10 @@ usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-goin
   --seeds N      how many seeds (200)
   --from S       the first of them (1)
   --seconds T    simulated seconds of faults in each; healing and recovery come on top (60)
+  --hours H      so many simulated hours of faults in each; with --doubt, in all (24)
   --threads N    seeds at a time (as many as there are cores)
   --keep-going   do not stop at the first seed that breaks a promise, nor shrink it
+  --tally FILE   writes down what each seed came to, and leaves out those that FILE has: a run in pieces, of one commit
   --seed K       one seed only
   --trace        its last 200 lines, whatever comes of it
   --plan FILE    what such a file of tests/regressions describes
@@ -36,12 +41,12 @@ usage: cargo sim [--seeds N] [--from S] [--seconds T] [--threads N] [--keep-goin
                  done by itself for the first of many seeds that fails
   --coverage     every step of the tables that was taken, with how often
   --doubt        nothing breaks, everything stalls: how often is a healthy node fenced by mistake?
-  --hours H      so many simulated hours of it (24)
   --profile P    under this lease profile (default)
   --mutants      whether each planted bug is found, and after how many seeds";
 
 /// Runs that may be spent on making a failing one short.
 const SHRINKING: usize = 3_000;
+const DOUBT_HOURS: u64 = 24;
 /// So many seeds visit every transition; a run of as many that does not has lost some of its teeth.
 const COVERING: u64 = 500;
 
@@ -58,6 +63,7 @@ const TABLES: &[&str] = &[
     "container-desired",
     "container-displaced",
     "container-held",
+    "container-policy-changed",
     "container-running",
     "container-starting",
     "container-stopping",
@@ -99,7 +105,8 @@ struct Options {
     shrink: bool,
     coverage: bool,
     doubt: bool,
-    hours: u64,
+    hours: Option<u64>,
+    tally: Option<PathBuf>,
     profile: Profile,
 }
 
@@ -148,7 +155,8 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         shrink: false,
         coverage: false,
         doubt: false,
-        hours: 24,
+        hours: None,
+        tally: None,
         profile: Profile::Default,
     };
     while let Some(word) = words.next() {
@@ -169,7 +177,8 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--shrink" => options.shrink = true,
             "--coverage" => options.coverage = true,
             "--doubt" => options.doubt = true,
-            "--hours" => options.hours = number()?,
+            "--hours" => options.hours = Some(number()?),
+            "--tally" => options.tally = Some(text()?.into()),
             "--plan" => options.plan = Some(text()?),
             "--profile" => {
                 let name = text()?;
@@ -179,6 +188,9 @@ fn options(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--help" | "-h" => return Err("the simulator of Quorate".to_owned()),
             other => return Err(format!("{other} is not known")),
         }
+    }
+    if let Some(hours) = options.hours {
+        options.seconds = hours * HOUR / SECOND;
     }
     Ok(options)
 }
@@ -240,7 +252,7 @@ fn doubt(options: &Options) -> ExitCode {
     let begun = Instant::now();
     let next = AtomicU64::new(options.from);
     let total = Mutex::new(Doubt::default());
-    let end = options.from + options.hours;
+    let end = options.from + options.hours.unwrap_or(DOUBT_HOURS);
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
             scope.spawn(|| {
@@ -271,17 +283,30 @@ fn doubt(options: &Options) -> ExitCode {
 }
 
 fn hours(simulated: u64) -> f64 {
-    simulated as f64 / doubt::HOUR as f64
+    simulated as f64 / HOUR as f64
+}
+
+fn processor(of: ClockId) -> Duration {
+    let used = rustix::time::clock_gettime(of);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 /// By the processor's time of this whole process.
 fn speed(simulated: u64) -> String {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let used = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
+    let used = processor(ClockId::ProcessCPUTime).as_secs_f64();
     format!("{:.2} simulated hours per second of processor time ({used:.1} s)", hours(simulated) / used)
 }
 
 fn many(options: &Options) -> ExitCode {
+    let tally = match options.tally.as_ref().map(|path| Tally::open(path, options.seconds)).transpose() {
+        Ok(tally) => Mutex::new(tally),
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let known =
+        |seed| tally.lock().expect("no seed panics while it is written down").as_ref().is_some_and(|it| it.has(seed));
     let begun = Instant::now();
     let next = AtomicU64::new(options.from);
     let stop = AtomicBool::new(false);
@@ -295,8 +320,15 @@ fn many(options: &Options) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let plan = Plan::random(seed, options.seconds * SECOND);
-                    let outcome = run(&plan, Transcript::default());
+                    if known(seed) {
+                        continue;
+                    }
+                    let before = processor(ClockId::ThreadCPUTime);
+                    let outcome = run(&Plan::random(seed, options.seconds * SECOND), Transcript::default());
+                    let line = Line::of(&outcome, (processor(ClockId::ThreadCPUTime) - before).as_millis() as u64);
+                    if let Some(tally) = &mut *tally.lock().expect("no seed panics while it is written down") {
+                        tally.add(seed, line).expect("there is room for a line");
+                    }
                     if outcome.violation.is_some() && !options.keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
@@ -307,8 +339,11 @@ fn many(options: &Options) -> ExitCode {
     });
     let total = total.into_inner().expect("no seed panics while it adds up");
     total.print(begun.elapsed(), options.coverage);
+    if let Some(tally) = tally.into_inner().expect("no seed panics while it is written down") {
+        print!("{}", tally.told());
+    }
     let unseen = total.never_visited();
-    if options.seeds >= COVERING && total.broken.is_empty() && !unseen.is_empty() {
+    if total.seeds >= COVERING && total.broken.is_empty() && !unseen.is_empty() {
         println!("never visited: {}", unseen.join(", "));
         return ExitCode::FAILURE;
     }

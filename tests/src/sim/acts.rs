@@ -7,10 +7,11 @@ use cluster::{Event, Incarnation, MemberId, NodeId, Proof, Revision};
 use crate::sim::clients::Step;
 use crate::sim::clock::{Clock, MS, SECOND};
 use crate::sim::deeds::Deed;
+use crate::sim::happenings::{Happening, Wish};
 use crate::sim::host::Session;
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
-use crate::sim::world::{Happening, Wish, World};
+use crate::sim::world::World;
 
 impl World {
     /// Does it at once; false if it changes nothing.
@@ -347,12 +348,12 @@ impl World {
         let mut kept = Vec::new();
         for what in waiting {
             match &what {
-                Happening::Member { member, what: crate::sim::world::ToMember::Tick, .. }
+                Happening::Member { member, what: crate::sim::happenings::ToMember::Tick, .. }
                     if ticked.contains(member) =>
                 {
                     self.counts.void += 1;
                 }
-                Happening::Member { member, what: crate::sim::world::ToMember::Tick, .. } => {
+                Happening::Member { member, what: crate::sim::happenings::ToMember::Tick, .. } => {
                     ticked.push(*member);
                     kept.push(what);
                 }
@@ -534,71 +535,5 @@ impl World {
             let command = cluster::Command::RecordFenced { node, incarnation, proof };
             self.operator_asks(Wish::Propose { sequence: 0, command });
         }
-    }
-}
-
-impl Deed {
-    /// The word under which it is counted.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Deed::PowerOff(_) => "power off",
-            Deed::PowerOn(_) => "power on",
-            Deed::Freeze(_) => "freeze",
-            Deed::StopClock(_) => "stop clock",
-            Deed::Wall { .. } => "wall clock",
-            Deed::FullDisk { .. } => "full disk",
-            Deed::BreakSnapshots { .. } => "break snapshots",
-            Deed::LyingStarts { .. } => "lying starts",
-            Deed::Clone(_) => "clone",
-            Deed::Echo(_) => "echo",
-            Deed::Thaw(_) => "thaw",
-            Deed::Cut(..) => "cut",
-            Deed::Mend(..) => "mend",
-            Deed::Isolate(_) => "isolate",
-            Deed::Rejoin(_) => "rejoin",
-            Deed::Slow(..) => "slow link",
-            Deed::ResetStreams(_) => "reset streams",
-            Deed::Weather(_) => "weather",
-            Deed::KillMember { .. } => "kill member",
-            Deed::CrashMember { .. } => "crash point",
-            Deed::PauseMember(_) => "pause member",
-            Deed::ResumeMember(_) => "resume member",
-            Deed::KillAgent { .. } => "kill agent",
-            Deed::PauseAgent(_) => "pause agent",
-            Deed::ResumeAgent(_) => "resume agent",
-            Deed::KillGuard { .. } => "kill guard",
-            Deed::KillNode { .. } => "kill agent and guard",
-            Deed::StallDisk { .. } => "stall disk",
-            Deed::FailSync(_) => "fail sync",
-            Deed::WipeDisk(_) => "wipe disk",
-            Deed::RotDisk { .. } => "rot disk",
-            Deed::Rate { .. } => "clock rate",
-            Deed::SlowStops { .. } => "slow stops",
-            Deed::FailStarts { .. } => "failing starts",
-            Deed::HangKills { .. } => "hanging kills",
-            Deed::Suspend(_) => "suspend",
-            Deed::Exit { .. } => "exit",
-            Deed::TransferLeader(_) => "transfer leader",
-            Deed::AddMember(_) => "add member",
-            Deed::RemoveMember(_) => "remove member",
-            Deed::Leave(_) => "leave",
-            Deed::ConfirmDown(_) => "confirm down",
-            Deed::Replay(_) => "replay",
-            Deed::Ask { .. } => "ask",
-        }
-    }
-
-    /// Whether it makes anything worse: not done any more once everything was healed.
-    fn breaks(&self) -> bool {
-        !matches!(
-            self,
-            Deed::PowerOn(_)
-                | Deed::Thaw(_)
-                | Deed::Mend(..)
-                | Deed::Rejoin(_)
-                | Deed::ResumeMember(_)
-                | Deed::ResumeAgent(_)
-                | Deed::AddMember(_)
-        )
     }
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::sim::clock::God;
-use crate::sim::world::Happening;
+use crate::sim::happenings::Happening;
 
 #[derive(Default)]
 pub(crate) struct Agenda {

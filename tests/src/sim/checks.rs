@@ -63,7 +63,7 @@ struct Committed {
     by: MemberId,
 }
 
-/// The lease the members may have helped to grant, whatever reached the agent.
+/// A lease, worked out anew from acknowledgements.
 #[derive(Clone, Debug, Default)]
 struct Granted {
     /// Newest acknowledged send of each voter, apart for each membership and length.
@@ -72,6 +72,35 @@ struct Granted {
     end: Option<(Moment, LeaseTerms)>,
     /// Whose clock those moments are of.
     boot: BootId,
+}
+
+impl Granted {
+    fn acknowledged(&mut self, member: MemberId, heartbeat: &Heartbeat, identity: &Arc<MembershipIdentity>) {
+        let Heartbeat { boot, terms, sent_at, .. } = *heartbeat;
+        self.boot = boot;
+        while self.sends.len() > 4 {
+            self.sends.pop_first();
+        }
+        let sends = self.sends.entry((identity.clone(), terms.lease.0)).or_default();
+        let newest = sends.entry(member).or_default();
+        *newest = sent_at.max(*newest);
+        let of = |voters: &[MemberId]| {
+            let mut newest: Vec<Moment> = voters.iter().filter_map(|voter| sends.get(voter).copied()).collect();
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            newest.get(voters.len() / 2).copied()
+        };
+        let outgoing = if identity.outgoing.is_empty() { Some(Moment(u64::MAX)) } else { of(&identity.outgoing) };
+        if let (Some(incoming), Some(outgoing)) = (of(&identity.voters), outgoing) {
+            let end = incoming.min(outgoing) + terms.lease;
+            if self.end.is_none_or(|(held, _)| end > held) {
+                self.end = Some((end, terms));
+            }
+        }
+    }
+
+    fn lease(&self) -> Option<(Moment, LeaseTerms, BootId)> {
+        self.end.map(|(end, terms)| (end, terms, self.boot))
+    }
 }
 
 #[derive(Default)]
@@ -86,7 +115,9 @@ pub struct Checks {
     leaders: BTreeMap<u64, MemberId>,
     assigned: BTreeMap<(ContainerId, Epoch), NodeId>,
     newest_epoch: BTreeMap<ContainerId, Epoch>,
+    /// The lease the members may have helped to grant, whatever reached the agent; and what did reach it.
     granted: BTreeMap<(NodeId, Incarnation), Granted>,
+    reached: BTreeMap<(NodeId, Incarnation), Granted>,
     /// The last deadline each guard was given; and who gave up a part of a lease, before shorter terms were named *(a3)*.
     deadlines: BTreeMap<(NodeId, Incarnation), Moment>,
     tightened: BTreeSet<(NodeId, Incarnation)>,
@@ -215,7 +246,7 @@ impl Checks {
         identity: &Arc<MembershipIdentity>,
         refuses: Option<String>,
     ) {
-        let Heartbeat { node, incarnation, boot, terms, sent_at, .. } = *heartbeat;
+        let Heartbeat { node, incarnation, .. } = *heartbeat;
         if let Some(why) = refuses {
             self.violate(
                 god,
@@ -223,26 +254,13 @@ impl Checks {
                 format!("{member} acknowledges {node} {incarnation} although {why}"),
             );
         }
-        let granted = self.granted.entry((node, incarnation)).or_default();
-        granted.boot = boot;
-        while granted.sends.len() > 4 {
-            granted.sends.pop_first();
-        }
-        let sends = granted.sends.entry((identity.clone(), terms.lease.0)).or_default();
-        let newest = sends.entry(member).or_default();
-        *newest = sent_at.max(*newest);
-        let of = |voters: &[MemberId]| {
-            let mut newest: Vec<Moment> = voters.iter().filter_map(|voter| sends.get(voter).copied()).collect();
-            newest.sort_unstable_by(|a, b| b.cmp(a));
-            newest.get(voters.len() / 2).copied()
-        };
-        let outgoing = if identity.outgoing.is_empty() { Some(Moment(u64::MAX)) } else { of(&identity.outgoing) };
-        if let (Some(incoming), Some(outgoing)) = (of(&identity.voters), outgoing) {
-            let end = incoming.min(outgoing) + terms.lease;
-            if granted.end.is_none_or(|(held, _)| end > held) {
-                granted.end = Some((end, terms));
-            }
-        }
+        self.granted.entry((node, incarnation)).or_default().acknowledged(member, heartbeat, identity);
+    }
+
+    /// An acknowledgement has reached the agent.
+    pub fn heard(&mut self, member: MemberId, heartbeat: &Heartbeat, identity: &Arc<MembershipIdentity>) {
+        let key = (heartbeat.node, heartbeat.incarnation);
+        self.reached.entry(key).or_default().acknowledged(member, heartbeat, identity);
     }
 
     /// LeaseCover at its root: no guard is given a deadline that no majority has granted.
@@ -263,8 +281,12 @@ impl Checks {
 
     /// The latest end of a lease that the members may have helped to grant, its terms, and whose clock it is by.
     pub fn lease_of(&self, node: NodeId, incarnation: Incarnation) -> Option<(Moment, LeaseTerms, BootId)> {
-        let granted = self.granted.get(&(node, incarnation))?;
-        granted.end.map(|(end, terms)| (end, terms, granted.boot))
+        self.granted.get(&(node, incarnation))?.lease()
+    }
+
+    /// Likewise, of what has reached the agent: the lease it may know it holds.
+    pub fn lease_heard(&self, node: NodeId, incarnation: Incarnation) -> Option<(Moment, LeaseTerms, BootId)> {
+        self.reached.get(&(node, incarnation))?.lease()
     }
 
     // ── The log ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,6 +297,11 @@ impl Checks {
         if holder != member {
             self.violate(god, "TermUnique", format!("{holder} and {member} both lead in term {term}"));
         }
+    }
+
+    /// The highest term in which anybody has led.
+    pub fn newest_term(&self) -> u64 {
+        self.leaders.last_key_value().map_or(0, |(term, _)| *term)
     }
 
     /// Terms in which somebody led.

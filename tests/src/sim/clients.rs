@@ -17,11 +17,12 @@ use crate::history::History;
 use crate::sim::chance::Chance;
 use crate::sim::clock::{God, MS, SECOND};
 use crate::sim::deeds::Ask;
+use crate::sim::happenings::{Answered, Happening, Mail, ToClient, Wish};
 use crate::sim::histories::About;
 use crate::sim::members::session_of;
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
-use crate::sim::world::{Answered, Happening, Mail, ToClient, Wish, World};
+use crate::sim::world::World;
 
 /// A question unanswered for so long is asked again elsewhere …
 const TIMEOUT: u64 = 2 * SECOND;
@@ -352,6 +353,9 @@ impl World {
             Ask::Annotate { name, key, value } => {
                 let changes = BTreeMap::from([(key.to_string(), Some(value.to_string()))]);
                 Command::AnnotateContainer { container: self.container(name)?, changes }
+            }
+            Ask::SetPolicy { name, policy } => {
+                Command::SetOnQuorumLoss { container: self.container(name)?, on_quorum_loss: *policy }
             }
             Ask::Cordon(site) => intent(site, IntentOrder::Cordon)?,
             Ask::Uncordon(site) => intent(site, IntentOrder::Uncordon)?,

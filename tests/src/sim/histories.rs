@@ -9,7 +9,7 @@ use cluster::{Command, Container, Desired, Event as Told, MemberId, Outcome, Rev
 
 use crate::history::{Call, End, Event, History, Operation, Refusal, Reply, View, Watch};
 use crate::sim::clock::God;
-use crate::sim::world::{Answered, Wish};
+use crate::sim::happenings::{Answered, Wish};
 
 #[derive(Default)]
 pub struct Histories {
@@ -46,6 +46,7 @@ fn call_of(command: &Command) -> Option<Call> {
         Command::SetDesired { container, desired: Desired::Deleted } => Call::Delete { of: Some(container.0) },
         Command::SetDesired { container, .. }
         | Command::RestartContainer { container }
+        | Command::SetOnQuorumLoss { container, .. }
         | Command::MoveContainer { container, .. } => Call::Change { of: Some(container.0) },
         Command::AnnotateContainer { container, changes } => {
             let (key, value) = changes.iter().next()?;

@@ -14,8 +14,9 @@ use crate::sim::checks::Standing;
 use crate::sim::clock::{Clock, God, MS};
 use crate::sim::deeds::CrashPoint;
 use crate::sim::disk::Disk;
+use crate::sim::happenings::Happening;
+use crate::sim::mirror::Mirror;
 use crate::sim::net::Site;
-use crate::sim::world::Happening;
 
 /// One machine. Dead while it has no power; what stands still keeps its memory.
 pub struct Machine {
@@ -102,30 +103,6 @@ pub struct Asker {
     pub client: u32,
     pub question: u64,
     pub attempt: u32,
-}
-
-/// A member's log, entry by entry.
-#[derive(Default)]
-pub struct Mirror {
-    pub entries: BTreeMap<u64, Mirrored>,
-    /// Places of `BeginFencing` entries.
-    pub fencings: BTreeMap<u64, (NodeId, Incarnation)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Mirrored {
-    pub term: u64,
-    pub digest: u64,
-    pub request: Option<cluster::RequestId>,
-    /// The group it was written with; durable with it.
-    pub group: u64,
-}
-
-impl Mirror {
-    pub fn truncate_from(&mut self, index: u64) {
-        self.entries.split_off(&index);
-        self.fencings.split_off(&index);
-    }
 }
 
 /// A node: what survives its agent, and its agent and guard while they live.

@@ -36,6 +36,8 @@ pub struct Rules {
     /// Members whose process found a log, and when a member last started while no other ran.
     cold: BTreeSet<MemberId>,
     all_down: Option<God>,
+    /// The highest term in which anybody had led by then: what was proposed in it was decided before the start.
+    led_before: u64,
     /// Members that stood still: since when, and the last time from when to when.
     still: BTreeMap<MemberId, God>,
     stood_still: BTreeMap<MemberId, (God, God)>,
@@ -60,8 +62,8 @@ impl World {
 
     // ── What is decided ────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// The entry behind these events was applied for the first time, by `member`.
-    pub(crate) fn judge(&mut self, member: MemberId, events: &[Event]) {
+    /// The entry behind these events, proposed in `term`, was applied for the first time, by `member`.
+    pub(crate) fn judge(&mut self, member: MemberId, term: Option<u64>, events: &[Event]) {
         let now = self.now;
         let Some(after) = self.process(member).and_then(|process| process.replica.state()).cloned() else { return };
         for event in events {
@@ -75,7 +77,7 @@ impl World {
                 Event::FencingBegun { node, incarnation, cause, .. } => {
                     self.rules.fencing.insert((*node, *incarnation), now);
                     if *cause == FenceCause::Silence {
-                        self.judge_silence(*node, *incarnation, &after);
+                        self.judge_silence(*node, *incarnation, term, &after);
                     }
                 }
                 Event::NodeFenced { node, incarnation, proof, .. } => {
@@ -86,6 +88,7 @@ impl World {
                 }
                 Event::ContainerAssigned { container, node, trigger, .. } => {
                     self.judge_choice(*container, *node, trigger, &after);
+                    self.judge_policy(*container, &after);
                 }
                 Event::MemberAdded { member, .. } => {
                     let known = self.members.contains_key(member) || !self.rules.members.insert(*member);
@@ -103,7 +106,7 @@ impl World {
 
     /// *(13, 14, b12, b13)*: nobody is fenced for silence before its lease is over, nor many at once, nor by two voters,
     /// nor by a cluster that has just started.
-    fn judge_silence(&mut self, node: NodeId, incarnation: Incarnation, after: &State) {
+    fn judge_silence(&mut self, node: NodeId, incarnation: Incarnation, term: Option<u64>, after: &State) {
         let now = self.now;
         let terms = after.settings().terms;
         let shortest = after.settings().terms_fading.iter().map(|it| it.lease).fold(terms.lease, Ord::min);
@@ -133,7 +136,7 @@ impl World {
             self.breaks("FewVoters", format!("{node} is fenced for silence by fewer than three voters"));
         }
         self.judge_brake(node, terms);
-        self.judge_grace(node, after);
+        self.judge_grace(node, term, after);
     }
 
     fn judge_brake(&mut self, node: NodeId, terms: LeaseTerms) {
@@ -147,7 +150,11 @@ impl World {
         }
     }
 
-    fn judge_grace(&mut self, node: NodeId, after: &State) {
+    /// An order that an earlier leader had put into the log is only carried out.
+    fn judge_grace(&mut self, node: NodeId, term: Option<u64>, after: &State) {
+        if term.is_some_and(|term| term <= self.rules.led_before) {
+            return;
+        }
         let grace = after.settings().boot_grace.0;
         let voters = after.membership().all_voters();
         let cold = |voter: &&MemberId| self.rules.cold.contains(voter);
@@ -231,6 +238,18 @@ impl World {
         }
     }
 
+    /// *(7, a4)*: a new epoch has the policy that was wanted when it was given out: before the entries that were applied
+    /// with this one, or behind them.
+    fn judge_policy(&mut self, container: ContainerId, after: &State) {
+        let wanted = |state: &State| state.container(container).map(|it| it.spec.on_quorum_loss);
+        let Some(given) = after.container(container).and_then(|it| it.assignment()) else { return };
+        let policy = given.on_quorum_loss;
+        if ![wanted(after), wanted(&self.newest)].contains(&Some(policy)) {
+            let what = format!("{container} {} is given out as {policy:?}, wanted {:?}", given.epoch, wanted(after));
+            self.breaks("PolicyOfTheEpoch", what);
+        }
+    }
+
     // ── What is said ───────────────────────────────────────────────────────────────────────────────────────────────
 
     /// *(b9, a3)*: what is latched never beats again; a heartbeat names terms the guard keeps already.
@@ -267,7 +286,7 @@ impl World {
         let host = &self.nodes[&node];
         let machine = &self.machines[&host.site];
         let settings = self.newest.settings();
-        let held = self.checks.lease_of(node, incarnation).is_some_and(|(end, of, boot)| {
+        let held = self.checks.lease_heard(node, incarnation).is_some_and(|(end, of, boot)| {
             of.lease == settings.terms.lease
                 && boot == machine.boot
                 && end > machine.clock.lease(self.now) + settings.terms.heartbeat
@@ -365,6 +384,7 @@ impl World {
         };
         if !self.members.values().any(|other| other.id != member && other.process.is_some()) {
             self.rules.all_down = Some(self.now);
+            self.rules.led_before = self.checks.newest_term();
         }
         self.rules.still.remove(&member);
         self.rules.stood_still.remove(&member);

@@ -20,7 +20,7 @@ pub const VERBS: &str = "\
 members N | nodes N | standby nK | alone mK | spare N | power-switch | profile NAME | seed N | show KIND… | hide TEXT
 at T VERB …   with VERB one of
   create NAME [memory MIB] [keep] [prefer nK] | start, stop, delete, restart NAME | move NAME [to nK]
-  annotate NAME KEY=VALUE | look NAME [stale] | cordon, uncordon, drain, maintain, return nK | role nK active|standby | profile NAME | read
+  annotate NAME KEY=VALUE | policy NAME stop|keep | look NAME [stale] | cordon, uncordon, drain, maintain, return nK | role nK active|standby | profile NAME | read
   power-off, power-on, freeze, suspend, thaw, isolate, rejoin TARGET | cut, mend TARGET TARGET | slow TARGET TARGET T
   kill-member, pause-member, resume-member mK | kill-agent, pause-agent, resume-agent nK | kill-guard, kill-node nK
   stall-disk mK T | wipe-disk mK | rot-disk mK | slow-stops nK T T | hang-kills nK T | fail-starts nK T | exit nK CODE
@@ -266,6 +266,8 @@ fn ask(world: &World, words: &[&str]) -> Result<Ask, String> {
             let (key, value) = pair.split_once('=').ok_or("annotate takes KEY=VALUE")?;
             Ask::Annotate { name: name(container), key: key.into(), value: value.into() }
         }
+        ["policy", container, "stop"] => Ask::SetPolicy { name: name(container), policy: OnQuorumLoss::Stop },
+        ["policy", container, "keep"] => Ask::SetPolicy { name: name(container), policy: OnQuorumLoss::Keep },
         ["cordon", at] => Ask::Cordon(node(at)?),
         ["uncordon", at] => Ask::Uncordon(node(at)?),
         ["drain", at] => Ask::Drain(node(at)?),
