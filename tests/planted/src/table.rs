@@ -76,6 +76,7 @@ pub const TABLE: &[Bug] = &[
     bug("drift-forgotten", "ε forgotten", "all clocks are taken to run at the same rate"),
     bug("fencing-frees", "no start without a receipt", "containers are freed when fencing begins"),
     bug("time-frees-kept", "(7)", "a lease that is over frees the containers that run on without one"),
+    bug("policy-of-the-running-epoch", "(7, a4)", "a changed policy takes hold of the epoch that runs"),
     bug("adopted-under-another-policy", "(a4)", "an epoch that goes on gets another policy"),
     bug("registration-ends-anything", "(3)", "a late registration ends an incarnation it does not name"),
     bug("another-boot-is-empty", "(a6)", "another boot counts as proof that nothing of the one before runs"),
