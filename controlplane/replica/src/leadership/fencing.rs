@@ -95,6 +95,9 @@ impl Leadership {
         if desk.state.brake() != Brake::Off || self.brake.trips(desk) {
             return Some("the brake is on: too many nodes fell silent together");
         }
+        if !self.brake.knows(desk) && !planted!("brake-never-trips") {
+            return Some("the leader is new: it asks first who else is silent");
+        }
         if self.silence.whole_cluster_started(desk, desk.state.settings().boot_grace) {
             return Some("the whole cluster has just started");
         }

@@ -257,6 +257,7 @@ impl Leadership {
     pub fn stalled(&mut self) {
         self.duties.clear();
         self.silence.stalled();
+        self.brake.stalled();
         self.overdue.stalled();
     }
 
@@ -281,9 +282,11 @@ impl Leadership {
         self.transitions.iter().cloned().collect()
     }
 
-    /// A node that a majority hears and the leader does not, for two leases: let a peer lead that hears it *(b16)*.
+    /// A node that a majority hears and the leader does not, for two leases: let a peer lead that hears it *(b16)*. Who is
+    /// still asked after two leases more has not got rid of the leadership: that peer was out of reach, another may not be.
     fn move_for_unheard(&mut self, desk: &mut Desk<'_>) {
-        let recently = self.moved_for_node.is_some_and(|moved| desk.now.since(moved) < Span::seconds(60));
+        let patience = desk.state.settings().terms.lease * 2;
+        let recently = self.moved_for_node.is_some_and(|moved| desk.now.since(moved) < patience);
         if recently || desk.transfer.is_some() {
             return;
         }
