@@ -74,7 +74,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
     let containers: Vec<(String, String)> = (1..=NODES).map(|at| (format!("w-{at}"), format!("node-{at}"))).collect();
     furnish(&hosts, &containers)?;
     await_running(&hosts, &observer, &containers)?;
-    let before = events(&hosts).len();
+    let before = events(&hosts);
     let (began, began_ns) = (Instant::now(), now_ns());
     let load = Load::start(dir)?;
     let lateness = Lateness::start();
@@ -88,7 +88,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
             told = Instant::now();
             let minutes = began.elapsed().as_secs() / 60;
             eprintln!("{minutes:>4} min  {}", seen.lately());
-            for event in &unwanted(&events(&hosts), before) {
+            for event in &unwanted(&events(&hosts), &before) {
                 eprintln!("          {event}");
             }
         }
@@ -97,13 +97,16 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
     let burnt = load.stop();
     // What is said by the end of the load counts; what its end itself may bring does not.
     let found = events(&hosts);
-    let unwanted = unwanted(&found, before);
+    let unwanted = unwanted(&found, &before);
     let text: String = found.iter().map(|event| format!("{event}\n")).collect();
     fs::write(dir.join("events.jsonl"), text)?;
     let names: Vec<String> = containers.iter().map(|(name, _)| name.clone()).collect();
     let restarted = observer.begun_within(&names, began_ns, now_ns()).len();
     let fenced = unwanted.iter().filter(|event| event["kind"] == "fencing-begun").count();
-    let broken: Vec<String> = observer.broken().iter().map(ToString::to_string).collect();
+    let mut broken: Vec<String> = observer.broken().iter().map(ToString::to_string).collect();
+    if found.first() != before.first() {
+        broken.push("the members no longer remember everything that was said".to_owned());
+    }
     let report = json!({
         "minutes": began.elapsed().as_secs_f64() / 60.0, "profile": options.profile, "runtime": runtime,
         "nodes": NODES, "burners": load_words(burnt), "healthy_nodes_fenced": fenced,
@@ -119,7 +122,7 @@ pub fn run(dir: &Path, runtime: &'static str, options: &Options) -> io::Result<b
         true => println!("{report:#}"),
         false => {
             println!("{:.0} minutes, {} profile, {runtime}: {}", options.minutes, options.profile, seen.all_in_all());
-            println!("healthy nodes fenced {fenced}, containers restarted {restarted}, overlaps {}", broken.len());
+            println!("healthy nodes fenced {fenced}, containers restarted {restarted}, {} broken", broken.len());
             unwanted.iter().for_each(|event| println!("UNWANTED: {}", event["text"]));
             broken.iter().for_each(|fault| println!("BROKEN: {fault}"));
         }
@@ -145,10 +148,13 @@ fn await_running(hosts: &Hosts, observer: &Observer, containers: &[(String, Stri
     }
 }
 
-/// Those beyond the first `before` that should not be.
-fn unwanted(events: &[Value], before: usize) -> Vec<Value> {
-    let is_one = |event: &&Value| event["kind"].as_str().is_some_and(|kind| UNWANTED.contains(&kind));
-    events.iter().skip(before).filter(is_one).cloned().collect()
+/// Those beyond what was said `before` that should not be.
+fn unwanted(events: &[Value], before: &[Value]) -> Vec<Value> {
+    let revision = |event: &Value| event["revision"].as_str().and_then(|text| text.parse::<u64>().ok());
+    let known = before.last().and_then(revision);
+    let is_one =
+        |event: &&Value| revision(event) > known && event["kind"].as_str().is_some_and(|kind| UNWANTED.contains(&kind));
+    events.iter().filter(is_one).cloned().collect()
 }
 
 fn load_words((burners, blocks): (usize, u64)) -> String {
@@ -316,5 +322,20 @@ impl Lateness {
 impl Drop for Lateness {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_said_after_the_beginning_and_should_not_be_is_unwanted() {
+        let said = |revision: u64, kind: &str| json!({"revision": revision.to_string(), "kind": kind});
+        let before = [said(3, "node-registered"), said(9, "container-running")];
+        let more = [said(9, "container-running"), said(10, "fencing-begun"), said(11, "settings-changed")];
+        let all = [&before[..1], &more[..], &[said(12, "node-registered")]].concat();
+        assert_eq!(unwanted(&all, &before), [said(10, "fencing-begun"), said(12, "node-registered")]);
+        assert!(unwanted(&before, &before).is_empty());
     }
 }
