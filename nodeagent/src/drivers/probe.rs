@@ -52,7 +52,14 @@ pub fn find(name: &str, path: &str) -> Result<PathBuf, String> {
     // Administrators' folders are often missing from a user's path, and runc lives there.
     let folders = path.split(':').chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"]);
     let candidates = folders.filter(|folder| folder.starts_with('/')).map(|folder| Path::new(folder).join(name));
-    candidates.into_iter().find(|program| program.is_file()).ok_or_else(|| format!("{name} is not installed"))
+    candidates.into_iter().find(|program| program.is_file()).ok_or_else(|| missing(name, path))
+}
+
+fn missing(name: &str, path: &str) -> String {
+    format!(
+        "there is no program {name} in {path:?} nor where administrators keep theirs: install it (on Debian `apt-get \
+         install {name}`), or start the agent with another --runtime"
+    )
 }
 
 /// Runs a throw-away process in the namespace for proofs.
@@ -69,5 +76,22 @@ pub fn prove_process(run_dir: &Path) -> Result<(), String> {
     match client.run(Label::default(), action, Duration::from_secs(10)).map_err(text)? {
         0 => Ok(()),
         code => Err(format!("a throw-away process ended with code {code}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_runtime_is_said_with_where_it_was_looked_for_and_what_to_do() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = format!("relative:{}", folder.path().display());
+        let said = find("no-such-runtime", &path).expect_err("it is nowhere");
+        for says in ["no-such-runtime", &path, "install no-such-runtime", "--runtime"] {
+            assert!(said.contains(says), "{said}");
+        }
+        std::fs::write(folder.path().join("no-such-runtime"), "").expect("a file");
+        assert_eq!(find("no-such-runtime", &path), Ok(folder.path().join("no-such-runtime")));
     }
 }
