@@ -95,8 +95,18 @@ pub fn print(format: Format, name: &str, message: &impl Message, people: impl Fn
     match format {
         Format::Json => print_json(&json(name, message)),
         Format::Yaml => emit(&yaml(&json(name, message))),
-        Format::Table | Format::Wide => emit(&people()),
+        Format::Table | Format::Wide => emit(&harmless(&people())),
     }
+}
+
+/// `text` as a terminal may show it: what would move, hide or turn around what stands there is written out instead.
+pub fn harmless(text: &str) -> String {
+    let hidden = |c: char| {
+        (c.is_control() && !matches!(c, '\n' | '\t'))
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    let shown = |c: char| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// `message`, of that name in `quorate.v1`, as REST answers it.
@@ -225,7 +235,7 @@ pub fn report(error: &anyhow::Error, format: Format) {
         eprintln!("{}", serde_json::to_string_pretty(&problem).expect("JSON values print"));
         return;
     }
-    eprintln!("quoratectl: {error:#}");
+    eprintln!("quoratectl: {}", harmless(&format!("{error:#}")));
     let next = match failure {
         Some(Failure::Unreachable { uncertain: Some(id), .. }) => {
             format!("the outcome is not known; the same command with --request-id {id} has its effect once")
@@ -263,25 +273,28 @@ pub struct Progress(Option<indicatif::ProgressBar>);
 
 impl Progress {
     pub fn new(what: &str) -> Progress {
+        let what = harmless(what);
         if !std::io::stderr().is_terminal() {
             eprintln!("{what}");
             return Progress(None);
         }
-        let bar = indicatif::ProgressBar::new_spinner().with_message(what.to_owned());
+        let bar = indicatif::ProgressBar::new_spinner().with_message(what);
         bar.enable_steady_tick(std::time::Duration::from_millis(100));
         Progress(Some(bar))
     }
 
     /// What is being waited for now.
     pub fn say(&self, what: &str) {
+        let what = harmless(what);
         match &self.0 {
-            Some(bar) => bar.set_message(what.to_owned()),
+            Some(bar) => bar.set_message(what),
             None => eprintln!("{what}"),
         }
     }
 
     /// A line that stays.
     pub fn line(&self, line: &str) {
+        let line = harmless(line);
         match &self.0 {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
             None => eprintln!("{line}"),
@@ -290,7 +303,7 @@ impl Progress {
 
     pub fn done(self, what: &str) {
         self.end();
-        eprintln!("{what}");
+        eprintln!("{}", harmless(what));
     }
 
     /// Takes the spinner away.
@@ -326,6 +339,12 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01 00:00:00.000");
         assert_eq!(utc(1_709_208_061_042), "2024-02-29 12:01:01.042");
         assert_eq!(utc(-1), "1969-12-31 23:59:59.999");
+    }
+
+    #[test]
+    fn nothing_that_somebody_wrote_moves_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2Jb\u{202e}c\u{200b}\u{7}"), "a\\u{1b}[2Jb\\u{202e}c\\u{200b}\\u{7}");
+        assert_eq!(harmless("Zürich\tone\ntwo"), "Zürich\tone\ntwo");
     }
 
     #[test]
