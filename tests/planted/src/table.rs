@@ -1,4 +1,4 @@
-//! Every planted bug: its name, what it stands for, the mistake. `tests/tests/tidy.rs` checks that each is planted
+//! Every planted bug: its name, what it stands for, the mistake. `tests/tests/tidy/` checks that each is planted
 //! somewhere, that nothing else is, and that every mark of SAFETY.md stands here or in `ELSEWHERE`.
 
 /// One mistake.
