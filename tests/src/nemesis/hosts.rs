@@ -101,8 +101,13 @@ impl Hosts {
     }
 
     /// An order, given to one member after the other until one takes it; else what the last one said.
-    pub fn order(&self, verb: &str, path: &str, mut body: Value) -> Result<Value, String> {
-        let (id, mut said) = (request_id(), String::new());
+    pub fn order(&self, verb: &str, path: &str, body: Value) -> Result<Value, String> {
+        self.order_as(&request_id(), verb, path, body)
+    }
+
+    /// The same under a request id of the caller's, who gives the order again while nobody knows what came of it.
+    fn order_as(&self, id: &str, verb: &str, path: &str, mut body: Value) -> Result<Value, String> {
+        let mut said = String::new();
         // What is deleted has no body.
         let (path, body) = match verb {
             "DELETE" => (&*format!("{path}?requestId={id}"), None),
@@ -237,15 +242,23 @@ impl Hosts {
     /// `again` says whether there is time to.
     pub fn replace_member(&self, host: Host, mut again: impl FnMut() -> bool) -> Result<(), String> {
         let own = name(host);
-        let mut insist = |verb: &str, path: &str, body: Value, done: &dyn Fn(&str) -> bool| loop {
-            match self.order(verb, path, body.clone()) {
-                Ok(reply) => return Ok(reply),
-                Err(said) if done(&said) => return Ok(Value::Null),
-                Err(said) if !again() => return Err(said),
-                Err(_) => {}
+        // One request id for all tries of a step, and the member by its id: a try that is late must not be another order, nor
+        // take out who has the name by then.
+        let mut insist = |verb: &str, path: &str, body: Value, done: &dyn Fn(&str) -> bool| {
+            let id = request_id();
+            loop {
+                match self.order_as(&id, verb, path, body.clone()) {
+                    Ok(reply) => return Ok(reply),
+                    Err(said) if done(&said) => return Ok(Value::Null),
+                    Err(said) if !again() => return Err(said),
+                    Err(_) => {}
+                }
             }
         };
-        insist("DELETE", &format!("/v1/cluster/members/{own}"), json!({}), &|said| said.contains(": 404"))?;
+        let status = self.get("/v1/cluster").ok_or("nobody says who the members are")?;
+        let known = status["members"].as_array().into_iter().flatten().find(|it| it["name"] == own.as_str());
+        let known = known.and_then(|it| it["id"].as_str()).ok_or_else(|| format!("{own} is no member"))?.to_owned();
+        insist("DELETE", &format!("/v1/cluster/members/@m{known}"), json!({}), &|said| said.contains(": 404"))?;
         self.power_off(host);
         let data = self.home(host).join("member");
         let target = data.canonicalize().unwrap_or(data);
