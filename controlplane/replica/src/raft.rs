@@ -252,10 +252,15 @@ impl Consensus {
             return None;
         }
         let mut ready = self.node.ready();
+        let committed = ready.take_committed_entries();
+        // That a change of membership is committed must outlive a restart, though nothing be written after it: whoever
+        // forgets it is back under the membership before, and waits for members that were removed since.
+        let durable =
+            ready.must_sync() || committed.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
         let mut turn = Turn {
             messages: ready.take_messages().into_iter().filter_map(from_raft).collect(),
             reads: ready.take_read_states().into_iter().filter_map(read).collect(),
-            committed: range(&ready.take_committed_entries()),
+            committed: range(&committed),
             ..Turn::default()
         };
         let entries: Vec<Entry> = ready.take_entries().into_iter().map(entry_from_raft).collect();
@@ -280,8 +285,8 @@ impl Consensus {
             held
         };
         let number = ready.number();
-        let writes = ready.must_sync().then(|| self.tail().last());
-        if ready.must_sync() {
+        let writes = durable.then(|| self.tail().last());
+        if durable {
             let restored = snapshot.as_ref().map(SnapshotMeta::point);
             let mut hard_state = hard_state;
             if planted!("commit-without-its-entries") {
