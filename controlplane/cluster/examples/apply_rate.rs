@@ -22,21 +22,29 @@ fn main() {
     measure("assign", CONTAINERS, || commands.into_iter().for_each(|command| cluster.done(command)));
     let reports: Vec<Command> = cluster.state.containers().map(|container| running(container)).collect();
     measure("report", CONTAINERS, || reports.into_iter().for_each(|command| cluster.done(command)));
-    let annotated = |number: u64| Entry {
-        at: WallTime(number),
-        request: Some(RequestId { session: SessionId(u128::from(number % 64)), sequence: number }),
-        command: Command::AnnotateContainer {
-            container: ContainerId(1 + number % CONTAINERS),
-            changes: BTreeMap::from([("note".into(), Some(format!("{number:0>256}")))]),
-        },
-    };
-    let entries: Vec<Entry> = (1..=200_000).map(annotated).collect();
-    measure("annotate with 256 bytes", entries.len() as u64, || {
-        for entry in &entries {
-            let index = Revision(cluster.state.revision().0 + 1);
-            apply(&mut cluster.state, index, entry).outcome.expect("a command that is right");
-        }
-    });
+    // As a member applies them: each group is published, and shares everything with the state that goes on.
+    for (round, sessions, group) in [(1, 64, 200_000), (2, 64, 64), (3, 1_000, 256)] {
+        let entries: Vec<Entry> = (1..=200_000).map(|number| annotated(round, number, sessions)).collect();
+        let what = format!("annotate with 256 bytes, {sessions} sessions, published by {group}");
+        let mut published = cluster.state.clone();
+        measure(&what, entries.len() as u64, || {
+            for entries in entries.chunks(group) {
+                for entry in entries {
+                    let index = Revision(cluster.state.revision().0 + 1);
+                    apply(&mut cluster.state, index, entry).outcome.expect("a command that is right");
+                }
+                published = cluster.state.clone();
+            }
+        });
+        assert_eq!(published.revision(), cluster.state.revision());
+    }
+}
+
+fn annotated(round: u64, number: u64, sessions: u64) -> Entry {
+    let session = SessionId(u128::from(round << 32 | number % sessions));
+    let changes = BTreeMap::from([("note".into(), Some(format!("{round}-{number:0>254}")))]);
+    let command = Command::AnnotateContainer { container: ContainerId(1 + number % 100), changes };
+    Entry { at: WallTime(number), request: Some(RequestId { session, sequence: number }), command }
 }
 
 fn running(container: &Container) -> Command {

@@ -10,6 +10,7 @@ pub mod model;
 pub mod command;
 pub mod event;
 pub mod digest;
+mod results;
 pub mod sessions;
 pub mod state;
 pub mod names;

@@ -10,13 +10,14 @@ use planted::planted;
 use crate::apply::Outcome;
 use crate::digest::{Header, Room, StateHash};
 use crate::model::ids::{RequestId, Revision, SessionId};
+use crate::results::Results;
 
 /// Results kept per session. A client must not have more requests under way than this.
 pub const WINDOW: usize = 128;
 /// Sessions kept. The oldest by birth goes first; any session at or below it that is not known is refused from then on.
 pub const SESSIONS: usize = 8_192;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
     /// Keyed by session, so ordered by birth.
     pub(crate) open: OrdMap<SessionId, Arc<Session>>,
@@ -24,12 +25,12 @@ pub struct Sessions {
     pub(crate) horizon: Option<SessionId>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// The highest sequence whose result was dropped; it and everything below is refused.
     pub forgotten: Option<u64>,
-    /// Keyed by sequence, at most [`WINDOW`].
-    pub results: OrdMap<u64, Remembered>,
+    /// At most [`WINDOW`].
+    pub results: Results,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,9 +69,8 @@ impl Sessions {
         hash.add(Room::Result, &(id, request.sequence), &remembered);
         session.results.insert(request.sequence, remembered);
         if session.results.len() > WINDOW
-            && let Some((sequence, dropped)) = session.results.get_min().cloned()
+            && let Some((sequence, dropped)) = session.results.pop_first()
         {
-            session.results.remove(&sequence);
             hash.remove(Room::Result, &(id, sequence), &dropped);
             let forgotten = session.forgotten.max(Some(sequence));
             hash.replace(Room::Session, &id, &session.forgotten, &forgotten);
@@ -115,7 +115,7 @@ impl Sessions {
 
 fn hash_session(id: SessionId, session: &Session, hash: &mut StateHash) {
     hash.add(Room::Session, &id, &session.forgotten);
-    for (sequence, remembered) in &session.results {
+    for (sequence, remembered) in session.results.iter() {
         hash.add(Room::Result, &(id, *sequence), remembered);
     }
 }
