@@ -11,21 +11,21 @@ use crate::{Answer, Effect, Halt, Level, ProposeError, Replica};
 
 impl Replica {
     pub(crate) fn apply(&mut self, index: u64) {
-        let tail = self.consensus.tail();
-        let (Some(meaning), Some(term)) = (tail.meaning(index).cloned(), tail.term(index)) else {
+        let tail = self.consensus.tail_mut();
+        let (Some(meaning), Some(term)) = (tail.take_meaning(index), tail.term(index)) else {
             let error = "it is committed and not in the log".into();
             return self.halt(Halt::Unreadable { index, error });
         };
         let mut membership = None;
-        let applied = match meaning {
+        let applied = match &meaning {
             Meaning::Settle => {
                 let entry = Entry { at: WallTime(0), request: None, command: Command::Settle };
                 self.machine.command(index, &entry)
             }
-            Meaning::Command(entry) => self.machine.command(index, &entry),
+            Meaning::Command(entry) => self.machine.command(index, entry),
             Meaning::Membership(change) => {
                 let expected = change.after(&tail.membership, LogPoint { index, term });
-                match self.consensus.apply_change(&change, LogPoint { index, term }) {
+                match self.consensus.apply_change(change, LogPoint { index, term }) {
                     Ok(made) if made == expected => {}
                     Ok(made) => return self.halt(Halt::membership(index, &expected, &made)),
                     Err(error) => return self.halt(Halt::Unreadable { index, error: error.into() }),
@@ -33,14 +33,17 @@ impl Replica {
                 membership = Some(expected.clone());
                 self.machine.membership(index, expected)
             }
-            Meaning::Unreadable(error) => return self.halt(Halt::Unreadable { index, error }),
+            Meaning::Unreadable(error) => {
+                let error = error.clone();
+                return self.halt(Halt::Unreadable { index, error });
+            }
         };
         let Some(applied) = applied else {
             let error = "no state to apply it to".into();
             return self.halt(Halt::Unreadable { index, error });
         };
         let changed = membership.is_some();
-        self.consensus.tail_mut().applied(index, membership);
+        self.consensus.tail_mut().applied(index, &meaning, membership);
         self.consensus.applied(index);
         if changed {
             self.membership_since = self.now;
@@ -53,7 +56,7 @@ impl Replica {
         self.applied(index, term, applied);
     }
 
-    pub(crate) fn applied(&mut self, index: u64, term: u64, applied: Applied) {
+    pub(crate) fn applied(&mut self, index: u64, term: u64, mut applied: Applied) {
         for event in &applied.events {
             if let Event::NodeRegistered { node, incarnation, .. } = event {
                 self.leases.registered(self.now, *node, *incarnation);
@@ -64,12 +67,14 @@ impl Replica {
             self.leadership.settle();
         }
         let at = self.state().map(State::clock).unwrap_or_default();
-        let events = applied.events.clone();
-        self.effects.push(Effect::Applied { revision: Revision(index), events, at });
+        let events = std::mem::take(&mut applied.events);
+        let place = self.effects.len();
         if self.leading {
             self.leadership.entry_done(index, self.now);
-            self.duty(|leadership, desk| leadership.applied(desk, &applied.events, &applied.outcome));
+            self.duty(|leadership, desk| leadership.applied(desk, &events, &applied.outcome));
         }
+        // Before what the leader's duties make of it.
+        self.effects.insert(place, Effect::Applied { revision: Revision(index), events, at });
         match self.open.remove(&index) {
             Some(Origin::Client(ticket)) => self.answer(ticket, Answer::Applied(applied)),
             Some(Origin::Registration(link)) => {

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cluster::{Command, Incarnation, MemberId, Membership, NodeId};
 use record::{Entry, HardState, LogPoint, SnapshotMeta};
 
 use crate::codec::{self, MembershipChange};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// A new leader's empty entry.
     Settle,
@@ -23,7 +24,31 @@ pub enum Meaning {
 #[derive(Debug)]
 struct Logged {
     entry: Entry,
-    meaning: Meaning,
+    /// `None`: applied, and nobody asks again.
+    meaning: Option<Meaning>,
+}
+
+/// What this member has just encoded to be proposed, oldest first, until raft hands the entries out: a leader need not
+/// read from their bytes what it wrote there a moment ago.
+#[derive(Debug, Default)]
+pub struct Encoded(VecDeque<(LogPoint, Bytes, Arc<cluster::Entry>)>);
+
+impl Encoded {
+    /// `data` are the bytes of `entry`, which is to stand at `point`, above all before it.
+    pub fn put(&mut self, point: LogPoint, data: Bytes, entry: Arc<cluster::Entry>) {
+        self.0.push_back((point, data, entry));
+    }
+
+    /// What `entry` means, if it is the very one: the same place in the same term, and the same bytes, not only equal ones.
+    fn take(&mut self, entry: &Entry) -> Option<Meaning> {
+        while let Some((point, data, meant)) = self.0.pop_front_if(|(point, ..)| point.index <= entry.index) {
+            let same_bytes = std::ptr::eq(&raw const data[..], &raw const entry.data[..]);
+            if point == entry.point() && same_bytes && entry.kind == codec::NORMAL {
+                return Some(Meaning::Command(meant));
+            }
+        }
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -64,7 +89,7 @@ impl Tail {
             changes: BTreeMap::new(),
             fencings: BTreeMap::new(),
         };
-        tail.append(entries);
+        tail.append(&entries, &mut Encoded::default());
         tail.durable = tail.last();
         tail
     }
@@ -111,8 +136,10 @@ impl Tail {
         if index == self.below.index { Some(self.below.term) } else { self.at(index).map(|logged| logged.entry.term) }
     }
 
-    pub fn meaning(&self, index: u64) -> Option<&Meaning> {
-        self.at(index).map(|logged| &logged.meaning)
+    /// What the entry at `index` asks for, once: to apply it. What is applied is not kept a second time beside its bytes.
+    pub fn take_meaning(&mut self, index: u64) -> Option<Meaning> {
+        let offset = index.checked_sub(self.first_index())?;
+        self.entries.get_mut(offset as usize)?.meaning.take()
     }
 
     /// Entries of `low..high`, as many as fit `bytes_max`, at least one.
@@ -126,12 +153,15 @@ impl Tail {
         })
     }
 
-    /// Takes in entries that are not durable yet. Whatever stands at or above the first one's index is replaced.
-    pub fn append(&mut self, entries: Vec<Entry>) {
+    /// Takes in entries that are not durable yet. Whatever stands at or above the first one's index is replaced. What is
+    /// not among `encoded` is read from its bytes.
+    pub fn append(&mut self, entries: &[Entry], encoded: &mut Encoded) {
         let Some(first) = entries.first().map(|entry| entry.index) else { return };
         self.truncate_from(first);
-        for entry in entries {
-            let meaning = codec::meaning(&entry);
+        for entry in entries.iter().cloned() {
+            let meaning = encoded.take(&entry);
+            debug_assert!(meaning.iter().all(|meaning| *meaning == codec::meaning(&entry)), "what was written differs");
+            let meaning = meaning.unwrap_or_else(|| codec::meaning(&entry));
             match &meaning {
                 Meaning::Membership(change) => {
                     let before = self.newest_membership();
@@ -144,7 +174,7 @@ impl Tail {
                 }
                 Meaning::Settle | Meaning::Unreadable(_) => {}
             }
-            self.entries.push_back(Logged { entry, meaning });
+            self.entries.push_back(Logged { entry, meaning: Some(meaning) });
         }
     }
 
@@ -188,13 +218,13 @@ impl Tail {
         self.fencings.get(&(node, incarnation)).map_or(&[], Vec::as_slice)
     }
 
-    /// The entry at `index` was applied: the state speaks for it from here on.
-    pub fn applied(&mut self, index: u64, membership: Option<Membership>) {
+    /// The entry at `index`, which meant this, was applied: the state speaks for it from here on.
+    pub fn applied(&mut self, index: u64, meaning: &Meaning, membership: Option<Membership>) {
         if let Some(membership) = membership {
             self.changes.remove(&index);
             self.membership = membership;
         }
-        if let Some(Meaning::Command(entry)) = self.meaning(index)
+        if let Meaning::Command(entry) = meaning
             && let Command::BeginFencing { node, incarnation, .. } = entry.command
         {
             // The state may have refused it, and a later one may still stand in the log.
@@ -254,12 +284,43 @@ mod tests {
         let data = Bytes::from(codec::encode(&cluster::Entry { at: WallTime(0), request: None, command }));
         let entry = |index| Entry { term: 1, index, kind: codec::NORMAL, data: data.clone(), context: Bytes::new() };
         let mut tail = Tail::new(HardState::default(), Membership::default(), None, vec![entry(1), entry(2)]);
-        tail.applied(1, None);
+        let apply = |tail: &mut Tail, index| {
+            let meaning = tail.take_meaning(index).expect("not applied yet");
+            tail.applied(index, &meaning, None);
+        };
+        apply(&mut tail, 1);
         assert_eq!(tail.fencings(node, incarnation), [LogPoint { term: 1, index: 2 }]);
-        tail.applied(2, None);
+        apply(&mut tail, 2);
         assert!(tail.fencings(node, incarnation).is_empty());
-        tail.append(vec![entry(3)]);
-        tail.append(vec![Entry { term: 2, data: Bytes::new(), ..entry(3) }]);
+        tail.append(&[entry(3)], &mut Encoded::default());
+        tail.append(&[Entry { term: 2, data: Bytes::new(), ..entry(3) }], &mut Encoded::default());
         assert!(tail.fencings(node, incarnation).is_empty(), "a truncated entry lifts the refusal");
+    }
+
+    /// The leader that proposed at this place may have been replaced, and led again: only the very entry counts.
+    #[test]
+    fn what_was_encoded_counts_for_no_other_entry_at_its_place() {
+        let meant = |at| Arc::new(cluster::Entry { at: WallTime(at), request: None, command: Command::Settle });
+        let bytes = |at| Bytes::from(codec::encode(&meant(at)));
+        let entry = |term, data: &Bytes| Entry {
+            term,
+            index: 5,
+            kind: codec::NORMAL,
+            data: data.clone(),
+            context: Bytes::new(),
+        };
+        let ours = bytes(1);
+        let takes = |entry: Entry| {
+            let mut encoded = Encoded::default();
+            encoded.put(LogPoint { term: 2, index: 4 }, bytes(0), meant(0));
+            encoded.put(LogPoint { term: 2, index: 5 }, ours.clone(), meant(1));
+            let taken = encoded.take(&entry);
+            assert!(encoded.0.is_empty(), "what lies below is over");
+            taken
+        };
+        assert_eq!(takes(entry(2, &ours)), Some(Meaning::Command(meant(1))));
+        assert_eq!(takes(entry(3, &ours)), None, "another term");
+        assert_eq!(takes(entry(2, &bytes(1))), None, "equal bytes of another hand");
+        assert_eq!(takes(Entry { kind: codec::CHANGE, ..entry(2, &ours) }), None, "another kind");
     }
 }

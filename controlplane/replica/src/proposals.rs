@@ -6,7 +6,7 @@ use cluster::command::{Command, Entry};
 
 use crate::leadership::Pending;
 use crate::raft::{self, Role};
-use crate::{Answer, Effect, Link, ProposeError, Replica, Ticket, codec};
+use crate::{Answer, Effect, Link, ProposeError, Replica, Ticket};
 
 /// Who waits for an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +27,22 @@ pub(crate) struct Proposal {
 impl Replica {
     /// Everything proposed since the last turn becomes one append.
     pub(crate) fn flush_proposals(&mut self) {
-        let mut payloads = Vec::new();
-        let mut origins = Vec::new();
-        for proposal in std::mem::take(&mut self.proposals) {
+        let proposals = std::mem::take(&mut self.proposals);
+        let mut entries = Vec::with_capacity(proposals.len());
+        let mut origins = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
             if let Err(error) = self.may_propose(&proposal.command) {
                 self.not_proposed(proposal.origin, proposal.key, error);
                 continue;
             }
             let Proposal { origin, key, request, command } = proposal;
-            payloads.push(codec::encode(&Entry { at: self.wall, request, command }));
+            entries.push(Entry { at: self.wall, request, command });
             origins.push((origin, key));
         }
-        if payloads.is_empty() {
+        if entries.is_empty() {
             return;
         }
-        match self.consensus.propose(payloads) {
+        match self.consensus.propose(entries) {
             Ok(indexes) => {
                 for (index, (origin, key)) in indexes.zip(origins) {
                     self.open.insert(index, origin);

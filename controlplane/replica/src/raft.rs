@@ -9,7 +9,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use cluster::{MemberId, Membership};
 use planted::planted;
 use raft::eraftpb;
@@ -18,7 +20,7 @@ use raft::{GetEntriesContext, ProgressState, RaftState, RawNode, SnapshotStatus,
 use record::{Entry, Group, HardState, LogPoint, SnapshotMeta};
 
 use crate::codec::{self, MembershipChange, Step};
-use crate::log::Tail;
+use crate::log::{Encoded, Tail};
 use crate::message::RaftMessage;
 
 /// Raft ticks from silence to candidacy, at least; the randomized timeout lies in this to twice this. The tick's length
@@ -37,6 +39,7 @@ pub struct Consensus {
     node: RawNode<Stored>,
     /// Readies handed out and not yet reported durable, oldest first.
     outstanding: VecDeque<Outstanding>,
+    encoded: Encoded,
 }
 
 struct Outstanding {
@@ -109,7 +112,7 @@ impl Consensus {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, Stored(tail), &logger).map_err(|error| CannotStart(error.to_string()))?;
-        let mut consensus = Consensus { node, outstanding: VecDeque::new() };
+        let mut consensus = Consensus { node, outstanding: VecDeque::new(), encoded: Encoded::default() };
         consensus.settle_timeout();
         Ok(consensus)
     }
@@ -169,20 +172,23 @@ impl Consensus {
         self.settle_timeout();
     }
 
-    /// Appends `payloads` as one step. Only on a leader. Gives the indexes they got, all in the current term.
-    pub fn propose(&mut self, payloads: Vec<Vec<u8>>) -> Result<Range<u64>, Dropped> {
-        let first = self.node.raft.raft_log.last_index() + 1;
+    /// Appends `proposed` as one step. Only on a leader. Gives the indexes they got, all in the current term.
+    pub fn propose(&mut self, proposed: Vec<cluster::Entry>) -> Result<Range<u64>, Dropped> {
+        let (first, term) = (self.node.raft.raft_log.last_index() + 1, self.term());
+        let payloads: Vec<Bytes> = proposed.iter().map(|entry| codec::encode(entry).into()).collect();
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.node.raft.id;
-        message.entries = payloads
-            .into_iter()
-            .map(|data| eraftpb::Entry { data: data.into(), ..eraftpb::Entry::default() })
-            .collect();
-        let count = message.entries.len() as u64;
+        message.entries =
+            payloads.iter().map(|data| eraftpb::Entry { data: data.clone(), ..eraftpb::Entry::default() }).collect();
+        let indexes = first..first + payloads.len() as u64;
         let stepped = self.node.step(message);
         self.settle_timeout();
-        stepped.map(|()| first..first + count).map_err(|_| Dropped)
+        stepped.map_err(|_| Dropped)?;
+        for (index, (data, entry)) in indexes.clone().zip(payloads.into_iter().zip(proposed)) {
+            self.encoded.put(LogPoint { term, index }, data, Arc::new(entry));
+        }
+        Ok(indexes)
     }
 
     /// Appends a change of who votes. An empty change leaves the joint configuration.
@@ -275,7 +281,7 @@ impl Consensus {
             let beneath = codec::decode_membership(&meta.membership).unwrap_or_default();
             self.tail_mut().restore(meta.clone(), beneath);
         }
-        self.tail_mut().append(entries.clone());
+        self.node.mut_store().0.append(&entries, &mut self.encoded);
 
         let held: Vec<RaftMessage> = ready.take_persisted_messages().into_iter().filter_map(from_raft).collect();
         let held = if planted!("messages-before-sync") {
@@ -375,7 +381,7 @@ impl Storage for Stored {
             return Err(StorageError::Compacted.into());
         }
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
-        Ok(self.0.entries(low, high, bytes_max).map(entry_into_raft).collect())
+        Ok(self.0.entries(low, high, bytes_max).cloned().map(entry_into_raft).collect())
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -489,16 +495,13 @@ fn conf_change(change: &MembershipChange) -> ConfChangeV2 {
     encoded
 }
 
-fn entry_into_raft(entry: &Entry) -> eraftpb::Entry {
-    let mut encoded = eraftpb::Entry::default();
-    encoded.set_entry_type(match entry.kind {
+fn entry_into_raft(entry: Entry) -> eraftpb::Entry {
+    let Entry { term, index, kind, data, context } = entry;
+    let mut encoded = eraftpb::Entry { term, index, data, context, ..eraftpb::Entry::default() };
+    encoded.set_entry_type(match kind {
         codec::CHANGE => EntryType::EntryConfChangeV2,
         _ => EntryType::EntryNormal,
     });
-    encoded.term = entry.term;
-    encoded.index = entry.index;
-    encoded.data = entry.data.clone();
-    encoded.context = entry.context.clone();
     encoded
 }
 
@@ -568,7 +571,7 @@ fn into_raft(message: RaftMessage) -> Option<eraftpb::Message> {
     encoded.term = message.term;
     encoded.log_term = message.log_term;
     encoded.index = message.index;
-    encoded.entries = message.entries.iter().map(entry_into_raft).collect();
+    encoded.entries = message.entries.into_iter().map(entry_into_raft).collect();
     encoded.commit = message.commit;
     encoded.commit_term = message.commit_term;
     if let Some(meta) = &message.snapshot {
