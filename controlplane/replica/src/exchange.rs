@@ -235,7 +235,7 @@ pub enum Halt {
 
 #[derive(Debug)]
 pub enum Answer {
-    /// The entry of a proposal is applied; its outcome is inside.
+    /// The entry of a proposal is applied; its outcome is inside, its events went with [`Effect::Applied`].
     Applied(Applied),
     /// At least as new as everything acknowledged before the read was asked for.
     /// In a box, as in the orders above: answers and orders are moved often, and most are small.
@@ -270,7 +270,8 @@ pub struct Status {
     pub role: Role,
     pub term: u64,
     pub leader: Option<MemberId>,
-    /// Not the leader: when it last heard from one, by the lease clock; `None` if it has not since it started.
+    /// By the lease clock: when it last heard from a leader; as leader, when it sent the last word that a majority has
+    /// answered. `None` if there was neither since it started.
     pub leader_heard: Option<Moment>,
     pub commit: u64,
     pub applied: Revision,

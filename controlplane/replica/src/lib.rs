@@ -20,6 +20,7 @@ mod peers;
 mod comparison;
 mod membership;
 mod reads;
+mod hearing;
 mod snapshots;
 mod tick;
 
@@ -31,6 +32,7 @@ use planted::planted;
 pub use crate::codec::{MembershipChange, Step, decode_membership, encode_membership};
 use crate::comparison::Comparison;
 pub use crate::exchange::*;
+use crate::hearing::Hearing;
 use crate::leadership::{Desk, Leadership};
 pub use crate::leadership::{NodeView, Seen, Transition};
 pub use crate::leases::Leases;
@@ -67,6 +69,7 @@ pub struct Replica {
     moved_for_disk: Option<Moment>,
     /// When something last came from the leader of the present term.
     leader_heard: Option<Moment>,
+    hearing: Hearing,
     /// Peers that lost data: their Raft messages are not listened to.
     amnesiac: BTreeMap<MemberId, LostLog>,
     comparison: Comparison,
@@ -117,6 +120,7 @@ impl Replica {
             writing: BTreeMap::new(),
             moved_for_disk: None,
             leader_heard: None,
+            hearing: Hearing::default(),
             amnesiac: BTreeMap::new(),
             comparison: Comparison::default(),
             snapshots: Snapshots::new(config.snapshot_every),
@@ -162,7 +166,7 @@ impl Replica {
             role: self.consensus.role(),
             term: self.consensus.term(),
             leader: self.consensus.leader(),
-            leader_heard: self.leader_heard,
+            leader_heard: self.leader_heard.max(self.majority_heard()),
             commit: self.consensus.commit(),
             applied: Revision(self.machine.applied()),
             durable: tail.held(),
@@ -271,7 +275,9 @@ impl Replica {
             self.leases.membership(self.now, self.consensus.tail());
         }
         for (context, index) in turn.reads {
-            self.reads.confirmed(context, index);
+            if let Some(asked) = self.reads.confirmed(context, index) {
+                self.hearing.confirmed(asked);
+            }
         }
         for index in turn.committed {
             if !self.halted {
@@ -281,7 +287,8 @@ impl Replica {
     }
 
     fn send(&mut self, messages: Vec<RaftMessage>) {
-        for message in messages {
+        for mut message in messages {
+            hearing::date(&mut message, self.now);
             let to = message.to;
             let effect = match message.snapshot.clone() {
                 Some(meta) => Effect::SendSnapshot { to, meta, message: Box::new(message) },
@@ -330,12 +337,20 @@ impl Replica {
         }
     }
 
+    /// As leader: when it sent the last word that a majority has answered.
+    fn majority_heard(&self) -> Option<Moment> {
+        let membership = self.consensus.tail().newest_membership();
+        self.leading.then(|| self.hearing.heard(self.id, self.now, membership)).filter(|heard| *heard > Moment(0))
+    }
+
     /// Whether this member began or ceased to lead; what it owed as leader ends with it.
     fn notice_role(&mut self) {
         let leads = self.consensus.role() == Role::Leader;
         if leads == self.leading {
             return;
         }
+        self.leader_heard = self.leader_heard.max(self.majority_heard());
+        self.hearing = Hearing::default();
         self.leading = leads;
         let term = self.consensus.term();
         self.say(Level::Info, if leads { format!("leads term {term}") } else { format!("follows in term {term}") });

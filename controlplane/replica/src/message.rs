@@ -85,11 +85,18 @@ impl RaftMessage {
     /// Raft's number for a leader's heartbeat.
     const HEARTBEAT: i32 = 8;
 
+    /// Raft's number for the answer to it.
+    const HEARTBEAT_ANSWER: i32 = 9;
+
     /// Raft's numbers for a candidate's questions, and for a leader's word to become one at once.
     const VOTE: [i32; 3] = [5, 14, 17];
 
     pub fn is_heartbeat(&self) -> bool {
         self.kind == Self::HEARTBEAT
+    }
+
+    pub fn is_heartbeat_answer(&self) -> bool {
+        self.kind == Self::HEARTBEAT_ANSWER
     }
 
     /// Asks for a vote, or to ask for votes.

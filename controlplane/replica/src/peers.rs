@@ -7,7 +7,7 @@ use planted::planted;
 use record::LogPoint;
 
 use crate::message::{NodeAge, PeerMessage, RaftMessage};
-use crate::{Effect, Halt, Link, Replica};
+use crate::{Effect, Halt, Link, Replica, hearing};
 
 /// How far a peer's log was durable, and is.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ impl Replica {
         }
     }
 
-    pub(crate) fn raft_message(&mut self, from: MemberId, message: RaftMessage) {
+    pub(crate) fn raft_message(&mut self, from: MemberId, mut message: RaftMessage) {
         if let Some(LostLog { had, have }) = self.amnesiac.get(&from).copied() {
             // It goes on, so the word may have been lost on the way.
             let message = PeerMessage::YouLostData { had, have };
@@ -81,6 +81,11 @@ impl Replica {
         // help a candidate that lacks what it once acknowledged.
         let votes = !message.asks_for_vote() || self.state().is_some() || planted!("rejoins-under-the-burnt-id");
         if !stranger && votes && message.snapshot.is_none() {
+            if let Some(sent) = hearing::dated(&mut message)
+                && message.term == self.consensus.term()
+            {
+                self.hearing.answered(from, sent);
+            }
             self.consensus.step(message);
             if self.consensus.leader() == Some(from) {
                 self.leader_heard = Some(self.now);

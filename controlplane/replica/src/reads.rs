@@ -54,10 +54,11 @@ impl Reads {
         consensus.read_index(self.next);
     }
 
-    pub fn confirmed(&mut self, context: u64, index: u64) {
-        if let Some(round) = self.rounds.get_mut(&context) {
-            round.index = Some(index);
-        }
+    /// A majority answered the leader; gives when this was asked for.
+    pub fn confirmed(&mut self, context: u64, index: u64) -> Option<Moment> {
+        let round = self.rounds.get_mut(&context)?;
+        round.index = Some(index);
+        Some(round.asked)
     }
 
     /// Tickets whose read index is applied.

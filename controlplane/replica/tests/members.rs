@@ -23,6 +23,39 @@ fn three_members_agree_and_read_their_writes() {
     assert_eq!(hashes.len(), 1);
 }
 
+/// A leader that was stopped finds in its queue what was answered before: that says nothing about what was decided since.
+#[test]
+fn a_leader_that_was_stopped_knows_how_old_its_knowledge_is() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let leader = room.leader();
+    room.run(Span::seconds(1));
+    let age = |room: &Room, id| room.now.since(room.members[&id].status().leader_heard.expect("somebody"));
+    for id in [1, 2, 3].map(MemberId) {
+        assert!(age(&room, id) <= Span::millis(200), "{id}: {}", age(&room, id));
+    }
+    room.sent.clear();
+    room.run(Span::millis(200));
+    let answers: Vec<Input> = std::mem::take(&mut room.sent)
+        .into_iter()
+        .filter(|(from, to, _)| *to == leader && *from != leader)
+        .map(|(from, _, message)| Input::Peer { from, message })
+        .collect();
+    assert!(answers.iter().any(|it| matches!(it, Input::Peer { message: PeerMessage::Raft(it), .. } if it.kind == 9)));
+
+    let stopped = room.members.remove(&leader).expect("it leads");
+    room.run(Span::seconds(5));
+    room.members.insert(leader, stopped);
+    room.cut.insert(leader);
+    for answer in answers {
+        room.input(leader, answer);
+    }
+    assert!(room.members[&leader].is_leader(), "nobody has told it yet");
+    assert!(age(&room, leader) >= Span::seconds(5), "{}", age(&room, leader));
+    room.cut.clear();
+    room.run(Span::seconds(1));
+    assert!(age(&room, leader) <= Span::millis(200), "{}", age(&room, leader));
+}
+
 #[test]
 fn a_cluster_grows_from_one_member_and_sheds_the_first() {
     let mut room = Room::new(&[1]);

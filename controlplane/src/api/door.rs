@@ -189,7 +189,7 @@ impl Door {
             let view = seated.handle.view();
             let state = view.state.as_ref().ok_or_else(|| status(error::no_state()))?;
             let mut response = show(&seated, state, call.get_ref()).map(Response::new).map_err(status)?;
-            response.metadata_mut().insert(STATE_AGE, age(&seated.handle, &view));
+            response.metadata_mut().insert(STATE_AGE, age(&seated.handle));
             return Ok(response);
         }
         let manners = Manners::of(call.metadata());
@@ -415,14 +415,11 @@ fn recall(state: &State, id: RequestId) -> Option<Applied> {
     Some(Applied { revision, outcome, events: Vec::new(), repeated: true })
 }
 
-/// Milliseconds since this member last heard from a leader: what was decided since then may be missing in its state.
-fn age(handle: &Handle, view: &View) -> MetadataValue<Ascii> {
+/// Milliseconds since this member last heard from a leader or, if it leads, from a majority: what was decided since then
+/// may be missing in its state.
+fn age(handle: &Handle) -> MetadataValue<Ascii> {
     let heard = handle.status().leader_heard.map(|heard| clock::lease_clock().since(heard).as_millis());
-    match heard {
-        _ if view.leads => MetadataValue::from(0_u64),
-        Some(age) => MetadataValue::from(age),
-        None => MetadataValue::from_static("unknown"),
-    }
+    heard.map_or(MetadataValue::from_static("unknown"), MetadataValue::from)
 }
 
 /// What the leader sees of `node`; nothing on the others.
