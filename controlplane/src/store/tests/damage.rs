@@ -111,17 +111,25 @@ impl Specimen {
         Self { folder, backend, clean, model, next_group, newest, carried_from }
     }
 
+    /// Numbers and bytes of the records in a segment.
+    fn records(&self, segment: &Path) -> Vec<(u64, usize)> {
+        let bytes = fs::read(self.folder.path().join(segment)).expect("a file");
+        let number = |found| match found {
+            Found::Record(record) => (decode(&record).expect("whole").number, record.len()),
+            Found::Unreadable(_) => panic!("{} is whole", segment.display()),
+        };
+        Scan::new(bytes.into()).map(number).collect()
+    }
+
     /// How many bytes of a segment stand nowhere else.
     fn only_here(&self, segment: &Path) -> usize {
-        let bytes = fs::read(self.folder.path().join(segment)).expect("a file");
-        let mut only_here = 0;
-        for found in Scan::new(bytes.into()) {
-            let Found::Record(record) = found else { panic!("{} is whole", segment.display()) };
-            if decode(&record).expect("whole").number < self.carried_from {
-                only_here += record.len();
-            }
-        }
-        only_here
+        let records = self.records(segment).into_iter();
+        records.filter(|(number, _)| *number < self.carried_from).map(|(_, len)| len).sum()
+    }
+
+    /// Whether something stands behind a segment that stands nowhere else.
+    fn goes_on(&self, segment: &Path) -> bool {
+        self.records(segment).last().is_some_and(|(number, _)| number + 1 < self.carried_from)
     }
 
     /// Every file below the data folder, by its path in it.
@@ -185,7 +193,7 @@ impl Specimen {
             Part::Identity | Part::Snapshot => true,
             // What the ring cannot put back. Behind that stands an unfinished write, unless the store was closed.
             Part::Segment => match fault {
-                Fault::Grown(_) => self.clean || path != self.newest && self.only_here(path) == len,
+                Fault::Grown(_) => self.clean || path != self.newest && self.goes_on(path),
                 _ => fault.from(len) < self.only_here(path),
             },
             Part::Guard => matches!(fault, Fault::Missing | Fault::Truncate(_) | Fault::Grown(_)),
