@@ -21,7 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::door::{Door, Failure, HOP, Identity, Manners, leader, mark};
 use super::error::{self, status};
 use super::nodes;
-use crate::runtime::{OpenLink, View, wire::wide};
+use crate::runtime::{OpenLink, Outflow, View, outlet, wire::wide};
 use crate::secret::Secret;
 use crate::standing::Seated;
 
@@ -117,7 +117,7 @@ impl Agents for AgentDoor {
                 return Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))));
             }
         };
-        let (out, answers) = mpsc::channel(HEARTBEATS_QUEUE);
+        let (out, answers) = outlet(HEARTBEATS_QUEUE);
         let link = seated.handle.open_heartbeats(out);
         Ok(Response::new(Box::pin(Beats { incoming, answers, link, node, over: false })))
     }
@@ -145,7 +145,7 @@ impl Agents for AgentDoor {
         if !view.leads {
             return Ok(Response::new(only(to_agent::Message::NotLeader(not_leader(&view)))));
         }
-        let (out, orders) = mpsc::channel(SESSION_QUEUE);
+        let (out, orders) = outlet(SESSION_QUEUE);
         let asks = seated.sessions.enter(node);
         let link = seated.handle.open_session(node, out);
         let welcome = wire::AgentWelcome { member: seated.handle.id.0 };
@@ -218,7 +218,7 @@ fn join_request(asked: wire::AgentJoin) -> Result<v1::JoinRequest, Problem> {
 /// One agent's heartbeats and their acknowledgements.
 struct Beats {
     incoming: Streaming<wire::HeartbeatUp>,
-    answers: mpsc::Receiver<HeartbeatReply>,
+    answers: Outflow<HeartbeatReply>,
     link: OpenLink,
     node: NodeId,
     over: bool,
@@ -259,7 +259,7 @@ impl Stream for Beats {
                 return Poll::Ready(Some(Ok(wire::HeartbeatDown { message: Some(refused) })));
             }
         }
-        let answer = ready!(self.answers.poll_recv(cx));
+        let answer = ready!(self.answers.poll(cx));
         Poll::Ready(answer.map(|answer| {
             let reply = wire::HeartbeatReply::from(&answer);
             Ok(wire::HeartbeatDown { message: Some(heartbeat_down::Message::Reply(reply)) })
@@ -270,7 +270,7 @@ impl Stream for Beats {
 /// One agent's session with this member as leader.
 struct Session {
     incoming: Streaming<wire::FromAgent>,
-    orders: mpsc::Receiver<ToAgent>,
+    orders: Outflow<ToAgent>,
     asks: mpsc::Receiver<()>,
     link: OpenLink,
     node: NodeId,
@@ -319,7 +319,7 @@ impl Stream for Session {
             let leave = to_agent::Message::PleaseLeave(wire::Nothing {});
             return Poll::Ready(Some(Ok(wire::ToAgent { message: Some(leave) })));
         }
-        match ready!(self.orders.poll_recv(cx)) {
+        match ready!(self.orders.poll(cx)) {
             Some(order) => Poll::Ready(Some(Ok(wire::ToAgent::from(&order)))),
             // The replica let go of the session: it does not lead any more, or the node opened another.
             None => {

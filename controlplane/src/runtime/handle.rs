@@ -12,6 +12,8 @@ use record::LogPoint;
 use replica::{Answer, Change, Input, Link, ProposeError, Status};
 use tokio::sync::{mpsc as streams, oneshot, watch};
 
+use super::beats::Beats;
+use super::outlet::Outlet;
 use crate::events::Events;
 
 /// Calls that may wait for the replica at once; beyond, new ones are refused as overload.
@@ -38,13 +40,15 @@ pub(super) enum Letter {
     },
     OpenHeartbeats {
         link: Link,
-        out: streams::Sender<HeartbeatReply>,
+        out: Outlet<HeartbeatReply>,
     },
     OpenSession {
         link: Link,
         node: NodeId,
-        out: streams::Sender<ToAgent>,
+        out: Outlet<ToAgent>,
     },
+    /// Heartbeats lie in [`Beats`].
+    Beats,
     CloseLink {
         link: Link,
     },
@@ -92,6 +96,7 @@ pub struct Handle {
     status: watch::Receiver<Arc<Status>>,
     links: Arc<AtomicU64>,
     reach: Reach,
+    beats: Arc<Beats>,
 }
 
 /// Which members this one has a living stream to.
@@ -123,7 +128,8 @@ impl Handle {
         view: watch::Receiver<Arc<View>>,
         status: watch::Receiver<Arc<Status>>,
     ) -> Handle {
-        Handle { id, events, letters, waiting, view, status, links: Arc::default(), reach: Reach::default() }
+        let (links, reach, beats) = (Arc::default(), Reach::default(), Arc::default());
+        Handle { id, events, letters, waiting, view, status, links, reach, beats }
     }
 
     /// Puts `command` into the log and waits until it is applied here.
@@ -211,20 +217,24 @@ impl Handle {
         &self.reach
     }
 
+    pub(super) fn beats(&self) -> &Arc<Beats> {
+        &self.beats
+    }
+
     /// Something that happened.
     pub fn tell(&self, fact: Input) {
         self.post(Letter::Fact(fact));
     }
 
     /// A stream of heartbeats opens: answers go to `out`, and are dropped while it is full.
-    pub fn open_heartbeats(&self, out: streams::Sender<HeartbeatReply>) -> OpenLink {
+    pub fn open_heartbeats(&self, out: Outlet<HeartbeatReply>) -> OpenLink {
         let link = self.next_link();
         self.post(Letter::OpenHeartbeats { link, out });
         OpenLink { link, handle: self.clone() }
     }
 
     /// An agent's session opens. It ends when `out` is dropped by the replica's thread, or with the link.
-    pub fn open_session(&self, node: NodeId, out: streams::Sender<ToAgent>) -> OpenLink {
+    pub fn open_session(&self, node: NodeId, out: Outlet<ToAgent>) -> OpenLink {
         let link = self.next_link();
         self.post(Letter::OpenSession { link, node, out });
         OpenLink { link, handle: self.clone() }
@@ -259,7 +269,9 @@ pub struct OpenLink {
 
 impl OpenLink {
     pub fn heartbeat(&self, from: NodeId, heartbeat: Heartbeat) {
-        self.handle.tell(Input::Heartbeat { link: self.link, from, heartbeat });
+        if self.handle.beats.put(Input::Heartbeat { link: self.link, from, heartbeat }) {
+            self.handle.post(Letter::Beats);
+        }
     }
 
     pub fn said(&self, message: ToLeader) {

@@ -7,6 +7,8 @@
 
 mod task;
 mod handle;
+mod outlet;
+mod beats;
 mod disk;
 mod snapshots;
 mod planning;
@@ -16,6 +18,7 @@ pub mod fencing;
 
 pub use disk::StoreMeter;
 pub use handle::{Handle, OpenLink, View, applied};
+pub use outlet::{Outflow, outlet};
 pub use peers::{Credentials, FRAME_BYTES, Hello, STREAM, Unwelcome};
 pub use snapshots::{Arrivals, chain};
 pub use task::{Ended, Runtime, Seat};

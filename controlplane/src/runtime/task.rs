@@ -15,12 +15,14 @@ use cluster::planner::Observed;
 use cluster::{Event, Member, MemberId, Moment, Revision, Span, State, WallTime};
 use record::{RaftDisk, StoreError};
 use replica::{Answer, CannotStart, Config, Effect, Halt, Input, Level, Link, Replica, Start, Status, Ticket};
-use tokio::sync::{mpsc as streams, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::beats::Pulse;
 use super::disk::{self, DiskThread, StoreMeter};
 use super::fencing::Fences;
 use super::handle::{Handle, Letter, Reply, View};
+use super::outlet::Outlet;
 use super::peers::{Credentials, Peers};
 use super::planning;
 use super::snapshots::{self, Arrivals, SnapshotThread, Staging};
@@ -122,6 +124,7 @@ impl Runtime {
             tickets: HashMap::new(),
             last_ticket: 0,
             links: HashMap::new(),
+            beats: Pulse::new(Arc::clone(handle.beats())),
             overdue: Vec::new(),
             syncing: None,
             gathered: Vec::new(),
@@ -167,7 +170,8 @@ struct Task {
     next_tick: Moment,
     tickets: HashMap<Ticket, Waiting>,
     last_ticket: u64,
-    links: HashMap<Link, Outlet>,
+    links: HashMap<Link, Out>,
+    beats: Pulse,
     /// What carrying out orders brought up; taken in before anything else.
     overdue: Vec<Input>,
     /// The last write ordered, until it is durable.
@@ -181,9 +185,9 @@ enum Waiting {
     Call(oneshot::Sender<Answer>),
 }
 
-enum Outlet {
-    Heartbeats(streams::Sender<HeartbeatReply>),
-    Session(streams::Sender<ToAgent>),
+enum Out {
+    Heartbeats(Outlet<HeartbeatReply>),
+    Session(Outlet<ToAgent>),
 }
 
 /// The end, on the way out of nested calls.
@@ -223,7 +227,8 @@ impl Task {
         for fact in std::mem::take(&mut self.overdue) {
             self.replica.handle(clock::lease_clock(), fact);
         }
-        let Span(nanos) = self.next_tick.since(clock::lease_clock());
+        let wake = self.beats.due().map_or(self.next_tick, |due| due.min(self.next_tick));
+        let Span(nanos) = wake.since(clock::lease_clock());
         match self.inbox.recv_timeout(Duration::from_nanos(nanos)) {
             Ok(letter) => self.read(letter)?,
             Err(RecvTimeoutError::Timeout) => {}
@@ -232,6 +237,10 @@ impl Task {
         for _ in 1..BATCH {
             let Ok(letter) = self.inbox.try_recv() else { break };
             self.read(letter)?;
+        }
+        let now = clock::lease_clock();
+        for beat in self.beats.take(now) {
+            self.replica.handle(now, beat);
         }
         Ok(())
     }
@@ -264,17 +273,21 @@ impl Task {
                 Input::TransferLeader { ticket: self.ticket(Waiting::Call(reply)), to }
             }
             Letter::OpenHeartbeats { link, out } => {
-                self.links.insert(link, Outlet::Heartbeats(out));
+                self.links.insert(link, Out::Heartbeats(out));
                 return Ok(());
             }
             Letter::OpenSession { link, node, out } => {
-                self.links.insert(link, Outlet::Session(out));
+                self.links.insert(link, Out::Session(out));
                 Input::AgentOpened { link, node }
             }
             Letter::CloseLink { link } => match self.links.remove(&link) {
-                Some(Outlet::Session(_)) => Input::AgentClosed { link },
-                Some(Outlet::Heartbeats(_)) | None => return Ok(()),
+                Some(Out::Session(_)) => Input::AgentClosed { link },
+                Some(Out::Heartbeats(_)) | None => return Ok(()),
             },
+            Letter::Beats => {
+                self.beats.called(clock::lease_clock());
+                return Ok(());
+            }
             Letter::Durable { reply } => {
                 // Whoever asked and went away needs no answer.
                 let _ = reply.send(self.replica.status().durable);
@@ -364,14 +377,14 @@ impl Task {
                 None => {}
             },
             Effect::Reply { link, reply } => {
-                if let Some(Outlet::Heartbeats(out)) = self.links.get(&link) {
+                if let Some(Out::Heartbeats(out)) = self.links.get(&link) {
                     // Full: the agent does not read, and misses an acknowledgement by its own fault.
-                    let _ = out.try_send(reply);
+                    let _ = out.put(reply);
                 }
             }
             Effect::ToAgent { link, message } => {
-                if let Some(Outlet::Session(out)) = self.links.get(&link)
-                    && out.try_send(message).is_err()
+                if let Some(Out::Session(out)) = self.links.get(&link)
+                    && !out.put(message)
                 {
                     self.links.remove(&link);
                     self.overdue.push(Input::AgentClosed { link });
