@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tests::figures::{Figure, failover, heartbeats, writes};
+use tests::figures::{Figure, crowd, failover, heartbeats, writes};
 
 #[derive(Parser)]
 #[command(about = "Measures the figures of the README", version)]
@@ -58,14 +58,19 @@ enum What {
         /// How many of the three members each node speaks to
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
         members: u8,
+        /// How many of them then open sessions with the leader
+        #[arg(long, default_value_t = 1_000)]
+        sessions: usize,
     },
+    /// The nodes of `heartbeats` that speak to one member
+    #[command(hide = true)]
+    Crowd { member: String },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match measured(&cli) {
-        Ok(figure) if cli.json => println!("{}", figure.json),
-        Ok(figure) => println!("{}", figure.text),
+    match said(&cli) {
+        Ok(line) => println!("{line}"),
         Err(error) => {
             eprintln!("figures: {error:#}");
             return ExitCode::FAILURE;
@@ -74,7 +79,16 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn measured(cli: &Cli) -> Result<Figure> {
+fn said(cli: &Cli) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    if let What::Crowd { member } = &cli.what {
+        return Ok(serde_json::to_string(&runtime.block_on(crowd::beat(member))?)?);
+    }
+    let Figure { text, json } = measured(cli, &runtime)?;
+    Ok(if cli.json { json.to_string() } else { text })
+}
+
+fn measured(cli: &Cli, runtime: &tokio::runtime::Runtime) -> Result<Figure> {
     let kept;
     let dir = match &cli.dir {
         Some(dir) => {
@@ -86,7 +100,6 @@ fn measured(cli: &Cli) -> Result<Figure> {
             kept.path().to_owned()
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     match &cli.what {
         What::Failover { cuts, profile } => failover::measure(&dir, *cuts, profile),
         What::Writes { clients, stream, window, seconds, store } => {
@@ -99,8 +112,11 @@ fn measured(cli: &Cli) -> Result<Figure> {
             };
             runtime.block_on(writes::measure(&dir, &options))
         }
-        What::Heartbeats { nodes, seconds, members } => {
-            runtime.block_on(heartbeats::measure(&dir, (*nodes).max(1), (*seconds).max(1), usize::from(*members)))
+        What::Heartbeats { nodes, seconds, members, sessions } => {
+            let (nodes, sessions) = ((*nodes).max(1), (*sessions).min(*nodes));
+            let options = heartbeats::Options { nodes, seconds: (*seconds).max(1), hear: usize::from(*members), sessions };
+            runtime.block_on(heartbeats::measure(&dir, &options))
         }
+        What::Crowd { .. } => anyhow::bail!("this is no figure"),
     }
 }

@@ -1,161 +1,159 @@
-//! What a member needs for the heartbeats of many nodes: one a second from each, to the leader over connections of their
-//! own as real agents have them, each also with a session. The nodes have joined and registered, so every answer is an
-//! acknowledgement that a lease rests on; one that is refused fails the measurement. Where the machine does not permit as
-//! many open files, sessions and heartbeats to the followers share connections, and the figure says so.
+//! What a member needs for the heartbeats of many nodes: one a second from each, over a connection of its own as real agents
+//! have them. The nodes have joined and registered, so every answer is an acknowledgement that a lease rests on; one that
+//! is refused fails the measurement. What the leader needs for the nodes' sessions is measured behind it and said apart:
+//! a process may hold 20,000 files on most machines, and ten thousand nodes have as many of each.
 
-use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cluster::agent::{Heartbeat, ToLeader};
+use cluster::agent::ToLeader;
 use cluster::command::Registration;
-use cluster::{
-    BootId, FencingClass, Generation, Incarnation, LeaseTerms, Moment, NodeFacts, NodeId, Resources, Revision,
-};
+use cluster::{AgentRun, FencingClass, Incarnation, NodeFacts, NodeId, Profile, Resources, Revision};
+use proto::v1;
 use proto::v1::node_service_client::NodeServiceClient;
 use proto::wire::agents_client::AgentsClient;
-use proto::wire::{from_agent, heartbeat_down, heartbeat_reply, heartbeat_up, to_agent};
-use proto::{v1, wire};
+use proto::wire::{self, from_agent, to_agent};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, LocalSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use super::members::{self, Members};
+use super::crowd::{Crowd, Node};
+use super::members::{self, Member, Members};
 use super::{Figure, Sample, usage};
 
-const EVERY: Duration = Duration::from_secs(1);
 /// Nodes that join and connect at once.
 const AT_ONCE: usize = 64;
-/// Nodes on one connection, where connections are shared.
+/// Nodes that register over one connection.
 const SHARED_BY: usize = 50;
-/// Until connections, first desired sets and allocators have settled.
+/// Until connections and allocators have settled.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// As an agent asks for: heartbeats are small.
+/// As an agent asks for: what it hears is small.
 const WINDOW_BYTES: u32 = 64 << 10;
 
-/// What the answers said.
-#[derive(Default)]
-struct Heard {
-    sample: Sample,
-    refused: usize,
-    measured: bool,
+pub struct Options {
+    pub nodes: usize,
+    pub seconds: u64,
+    /// How many of the three members each node speaks to, the leader among them.
+    pub hear: usize,
+    /// How many of the nodes have a session with the leader in the second part.
+    pub sessions: usize,
 }
 
-/// `nodes` nodes, each heard by `hear` of the three members, the leader among them.
-pub async fn measure(dir: &Path, nodes: usize, seconds: u64, hear: usize) -> Result<Figure> {
-    let of_their_own = usage::allow_descriptors((nodes * (hear + 1) + 1_000) as u64).is_ok();
-    if !of_their_own {
-        usage::allow_descriptors((nodes + 4 * nodes / SHARED_BY + 1_000) as u64).map_err(|problem| anyhow!(problem))?;
-    }
-    let shared_by = if of_their_own { 1 } else { SHARED_BY };
+/// What members used over some time, in the order of the members.
+struct Used {
+    cores: Vec<f64>,
+    mib: Vec<u64>,
+}
+
+pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
+    let Options { nodes, seconds, hear, sessions } = *options;
+    // A member holds one for each node and for each session, and so does the process that speaks to it.
+    usage::allow_descriptors((nodes + sessions + 1_000) as u64).map_err(|problem| anyhow!(problem))?;
     let cluster = Members::start(dir, "sled").await?;
     let leader = cluster.leader().await?;
     let mut heard_by = vec![leader];
     heard_by.extend(cluster.all().iter().filter(|member| member.name != leader.name).take(hear - 1));
+    let empty: Vec<u64> = heard_by.iter().map(|member| usage::resident_mib(member.pid())).collect();
+    let mut crowds = heard_by.iter().map(|member| Crowd::start(&member.peer)).collect::<Result<Vec<_>>>()?;
 
-    let local = tokio::task::LocalSet::new();
-    let addresses: Vec<String> = heard_by.iter().map(|member| member.peer.clone()).collect();
-    let heard = Rc::new(RefCell::new(Heard::default()));
-    let phase = Rc::clone(&heard);
-    let used = || heard_by.iter().map(|member| usage::cpu_time(member.pid())).collect::<Vec<_>>();
-    let (cores, memory, own) = local
+    let local = LocalSet::new();
+    let entered = local.run_until(enter_all(leader, nodes, &mut crowds)).await?;
+    tokio::time::sleep(WARM_UP).await;
+    crowds.iter_mut().try_for_each(Crowd::measure)?;
+    let load: Vec<u32> = crowds.iter().map(Crowd::pid).collect();
+    let load_before: Duration = load.iter().map(|pid| usage::cpu_time(*pid)).sum();
+    let beats = used_over(seconds, &heard_by).await;
+    let load_after: Duration = load.iter().map(|pid| usage::cpu_time(*pid)).sum();
+    let own = load_after.saturating_sub(load_before).as_secs_f64() / seconds as f64;
+    let with_sessions = local
         .run_until(async {
-            let mut beating: JoinSet<Result<()>> = JoinSet::new();
-            let mut lines: Vec<Connections> = Vec::new();
-            for (place, address) in addresses.iter().enumerate() {
-                lines.push(Connections::new(address, if place == 0 { 1 } else { shared_by }));
+            let mut open = Connections::new(&leader.peer, 1);
+            let mut held: JoinSet<Result<()>> = JoinSet::new();
+            for node in entered.iter().take(sessions) {
+                let (words, incoming) = session(open.next().await?, node).await?;
+                held.spawn_local(attend(words, incoming, Incarnation(node.incarnation)));
             }
-            let mut sessions = Connections::new(&leader.peer, shared_by);
-            let api = members::connect(&leader.api).await?;
-            let mut coming: JoinSet<Result<Agent>> = JoinSet::new();
-            let mut begun = 0;
-            while begun < nodes || !coming.is_empty() {
-                while begun < nodes && coming.len() < AT_ONCE {
-                    let api = NodeServiceClient::new(api.clone());
-                    coming.spawn_local(enter(api, sessions.next().await?, begun));
-                    begun += 1;
-                }
-                let Some(agent) = coming.join_next().await else { break };
-                let agent = agent??;
-                // From its registration on a node is expected to be heard.
-                for line in &mut lines {
-                    beating.spawn_local(beat(agent.clone(), line.next().await?, Rc::clone(&heard)));
-                }
-            }
-            let wait = async |wanted: Duration, beating: &mut JoinSet<Result<()>>| -> Result<()> {
-                tokio::select! {
-                    () = tokio::time::sleep(wanted) => Ok(()),
-                    Some(ended) = beating.join_next() => {
-                        ended??;
-                        bail!("a node fell silent")
-                    }
-                }
-            };
-            wait(WARM_UP, &mut beating).await?;
-            let (began, before, own_before) = (Instant::now(), used(), usage::cpu_time(std::process::id()));
-            phase.borrow_mut().measured = true;
-            wait(Duration::from_secs(seconds), &mut beating).await?;
-            phase.borrow_mut().measured = false;
-            let took = began.elapsed().as_secs_f64();
-            let share = |after: Duration, before: Duration| after.saturating_sub(before).as_secs_f64() / took;
-            let cores: Vec<f64> = used().iter().zip(&before).map(|(after, before)| share(*after, *before)).collect();
-            let memory: Vec<u64> = heard_by.iter().map(|member| usage::resident_mib(member.pid())).collect();
-            let own = share(usage::cpu_time(std::process::id()), own_before);
-            anyhow::Ok((cores, memory, own))
+            tokio::time::sleep(WARM_UP).await;
+            let used = used_over(seconds, &heard_by[..1]).await;
+            ensure!(held.try_join_next().is_none(), "a session ended");
+            anyhow::Ok(used)
         })
         .await?;
 
-    let Heard { mut sample, refused, .. } = heard.take();
+    let (mut sample, mut refused) = (Sample::default(), 0);
+    for crowd in crowds {
+        let heard = crowd.end()?;
+        refused += heard.refused;
+        sample.absorb(heard.sample);
+    }
+    ensure!(cluster.leader().await?.name == leader.name, "leadership moved while it was measured");
     ensure!(refused == 0, "{refused} heartbeats were refused");
-    let answers = sample.len() as f64 / seconds as f64;
-    let wanted = (nodes * hear) as f64;
-    ensure!(answers > wanted * 0.95, "{answers:.0} answers a second came for {wanted:.0} heartbeats");
+    // The crowds went on while the sessions were measured.
+    let least = (nodes * hear) as f64 * seconds as f64 * 0.95;
+    ensure!(sample.len() as f64 > least, "{} answers came where {least:.0} were to come at least", sample.len());
+
     let (p50, p99) = (sample.quantile_ms(0.5), sample.quantile_ms(0.99));
+    let each = |more: u64, than: u64, of: usize| more.saturating_sub(than) as f64 * 1_024.0 / of.max(1) as f64;
+    let per_node = each(beats.mib[1], empty[1], nodes);
+    let per_session = each(with_sessions.mib[0], beats.mib[0], sessions);
     let text = format!(
-        "{:.0} heartbeats/s per member: leader {:.2} cores, {} MiB (with {nodes} sessions); follower {:.2} cores, {} MiB; \
-         answers p50 {p50:.2} ms, p99 {p99:.2} ms; {nodes} nodes speaking to {hear} members, {}, {seconds} s, load {own:.2} cores",
-        answers / hear as f64,
-        cores[0],
-        memory[0],
-        cores[1],
-        memory[1],
-        if of_their_own { "connections of their own" } else { "connections of their own to the leader, others shared" },
+        "{nodes} heartbeats/s per member: leader {:.2} cores, {} MiB; follower {:.2} cores, {} MiB, of that {} without \
+         nodes: {per_node:.1} KiB a node; answers p50 {p50:.2} ms, p99 {p99:.2} ms; {nodes} nodes speaking to {hear} \
+         members over connections of their own, {seconds} s, load {own:.2} cores. With {sessions} sessions beside them: \
+         leader {:.2} cores, {} MiB, {per_session:.1} KiB a session",
+        beats.cores[0],
+        beats.mib[0],
+        beats.cores[1],
+        beats.mib[1],
+        empty[1],
+        with_sessions.cores[0],
+        with_sessions.mib[0],
     );
     let json = json!({
-        "figure": "heartbeats", "nodes": nodes, "members": hear, "seconds": seconds, "all_connections_own": of_their_own,
-        "per_second_and_member": answers / hear as f64, "leader_cores": cores[0], "leader_mib": memory[0],
-        "follower_cores": cores[1], "follower_mib": memory[1], "p50_ms": p50, "p99_ms": p99, "load_cores": own,
+        "figure": "heartbeats", "nodes": nodes, "members": hear, "seconds": seconds,
+        "leader_cores": beats.cores[0], "leader_mib": beats.mib[0], "leader_mib_without_nodes": empty[0],
+        "follower_cores": beats.cores[1], "follower_mib": beats.mib[1], "follower_mib_without_nodes": empty[1],
+        "kib_per_node": per_node, "p50_ms": p50, "p99_ms": p99, "load_cores": own,
+        "sessions": sessions, "leader_cores_with_sessions": with_sessions.cores[0],
+        "leader_mib_with_sessions": with_sessions.mib[0], "kib_per_session": per_session,
     });
     Ok(Figure::new(text, json))
 }
 
-/// A simulated agent: what opens its streams and what its heartbeats say.
-#[derive(Clone)]
-struct Agent {
-    node: u64,
-    hello: wire::AgentHello,
-    incarnation: Incarnation,
-    terms: LeaseTerms,
-    /// Held open, as agents do.
-    _session: Arc<Session>,
+async fn used_over(seconds: u64, members: &[&Member]) -> Used {
+    let cpu = || members.iter().map(|member| usage::cpu_time(member.pid())).collect::<Vec<_>>();
+    let (began, before) = (Instant::now(), cpu());
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let took = began.elapsed().as_secs_f64();
+    let share = |(after, before): (Duration, &Duration)| after.saturating_sub(*before).as_secs_f64() / took;
+    let cores = cpu().into_iter().zip(&before).map(share).collect();
+    Used { cores, mib: members.iter().map(|member| usage::resident_mib(member.pid())).collect() }
 }
 
-struct Session(tokio::task::JoinHandle<()>);
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.abort();
+/// Joins and registers `nodes` nodes, and lets each beat from then on: from its registration it is expected to be heard.
+async fn enter_all(leader: &Member, nodes: usize, crowds: &mut [Crowd]) -> Result<Vec<Node>> {
+    let mut shared = Connections::new(&leader.peer, SHARED_BY);
+    let api = members::connect(&leader.api).await?;
+    let mut coming: JoinSet<Result<Node>> = JoinSet::new();
+    let (mut entered, mut begun) = (Vec::with_capacity(nodes), 0);
+    while entered.len() < nodes {
+        while begun < nodes && coming.len() < AT_ONCE {
+            coming.spawn_local(enter(NodeServiceClient::new(api.clone()), shared.next().await?, begun));
+            begun += 1;
+        }
+        let node = coming.join_next().await.context("all that begun came")???;
+        crowds.iter_mut().try_for_each(|crowd| crowd.add(&node))?;
+        entered.push(node);
     }
+    Ok(entered)
 }
 
-/// Joins and registers one node.
-async fn enter(mut nodes: NodeServiceClient<Channel>, peer: Channel, number: usize) -> Result<Agent> {
+/// Joins and registers one node. Its session ends with that, which says nothing about the node.
+async fn enter(mut nodes: NodeServiceClient<Channel>, peer: Channel, number: usize) -> Result<Node> {
     let request = v1::JoinRequest {
         request_id: members::request_id(),
         name: format!("node-{number}"),
@@ -163,24 +161,17 @@ async fn enter(mut nodes: NodeServiceClient<Channel>, peer: Channel, number: usi
         ..v1::JoinRequest::default()
     };
     let joined = nodes.join(request).await?.into_inner();
-    let node: u64 = joined.node.trim_start_matches('n').parse().context("the node's id is a number")?;
-    let cluster = u128::from_str_radix(&joined.cluster_id, 16).context("the cluster's id is hexadecimal")?;
-    let hello = wire::AgentHello {
-        cluster: cluster.to_be_bytes().to_vec().into(),
+    let mut node = Node {
+        cluster: u128::from_str_radix(&joined.cluster_id, 16).context("the cluster's id is hexadecimal")?,
         generation: joined.generation,
-        node,
-        secret: from_hex(&joined.secret).context("the secret is hexadecimal")?.into(),
-        feature_level: proto::FEATURE_LEVEL,
+        node: joined.node.trim_start_matches('n').parse().context("the node's id is a number")?,
+        secret: from_hex(&joined.secret).context("the secret is hexadecimal")?,
+        incarnation: 0,
     };
-    let mut client = AgentsClient::new(peer);
-    let (words, outgoing) = mpsc::channel(8);
-    words.try_send(wire::FromAgent { message: Some(from_agent::Message::Hello(hello.clone())) })?;
-    let mut incoming = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
-    let terms = cluster::Profile::Default.terms();
     let registration = Registration {
-        node: NodeId(node),
+        node: NodeId(node.node),
         ends: Incarnation(0),
-        boot: boot(node),
+        boot: node.boot(),
         empty: true,
         run: AgentRun(0),
         facts: NodeFacts {
@@ -190,80 +181,51 @@ async fn enter(mut nodes: NodeServiceClient<Channel>, peer: Channel, number: usi
             runtimes: ["process".into()].into(),
             runtimes_refused: [].into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            terms,
+            terms: Profile::Default.terms(),
         },
     };
+    let (words, mut incoming) = session(peer, &node).await?;
     words.try_send((&ToLeader::Register(Box::new(registration))).into())?;
-    let incarnation = loop {
+    loop {
         match next(&mut incoming).await? {
-            to_agent::Message::Registered(registered) => break Incarnation(registered.incarnation),
+            to_agent::Message::Registered(registered) => {
+                node.incarnation = registered.incarnation;
+                return Ok(node);
+            }
             to_agent::Message::NotRegistered(not) => bail!("not registered: {}", not.reason),
             to_agent::Message::NotLeader(_) => bail!("the leader leads no more"),
             to_agent::Message::Refused(refused) => bail!("refused: {}", refused.text),
             _ => {}
         }
-    };
-    let task = tokio::task::spawn_local(attend(words, incoming, incarnation));
-    Ok(Agent { node, hello, incarnation, terms, _session: Arc::new(Session(task)) })
+    }
 }
 
-/// Says of each desired set that it was acted on: it holds nothing.
+async fn session(channel: Channel, node: &Node) -> Result<(mpsc::Sender<wire::FromAgent>, Streaming<wire::ToAgent>)> {
+    let (words, outgoing) = mpsc::channel(8);
+    words.try_send(wire::FromAgent { message: Some(from_agent::Message::Hello(node.hello())) })?;
+    let incoming = AgentsClient::new(channel).session(ReceiverStream::new(outgoing)).await?.into_inner();
+    Ok((words, incoming))
+}
+
+/// Says which incarnation it speaks for, and of each desired set that it was acted on: it holds nothing.
 async fn attend(
     words: mpsc::Sender<wire::FromAgent>,
     mut incoming: Streaming<wire::ToAgent>,
     incarnation: Incarnation,
-) {
-    while let Ok(said) = next(&mut incoming).await {
-        let to_agent::Message::Desired(set) = said else { continue };
-        let holding = ToLeader::Holding { incarnation, revision: Revision(set.revision), missing: Vec::new() };
-        // A session that is over takes no more; the heartbeats notice.
-        let _ = words.send((&holding).into()).await;
+) -> Result<()> {
+    let holding = |revision| wire::FromAgent::from(&ToLeader::Holding { incarnation, revision, missing: Vec::new() });
+    words.send(holding(Revision(0))).await?;
+    loop {
+        match next(&mut incoming).await? {
+            to_agent::Message::Desired(set) => words.send(holding(Revision(set.revision))).await?,
+            to_agent::Message::NotLeader(_) => bail!("the leader leads no more"),
+            _ => {}
+        }
     }
 }
 
 async fn next(incoming: &mut Streaming<wire::ToAgent>) -> Result<to_agent::Message> {
     incoming.message().await?.and_then(|said| said.message).context("the session ended")
-}
-
-/// One node to one member, for ever: a heartbeat each second. Those of different nodes are spread over it.
-async fn beat(agent: Agent, channel: Channel, heard: Rc<RefCell<Heard>>) -> Result<()> {
-    let mut client = AgentsClient::new(channel);
-    let (up, outgoing) = mpsc::channel(4);
-    let say = |message| {
-        let taken = up.try_send(wire::HeartbeatUp { message: Some(message) });
-        taken.map_err(|_| anyhow!("the stream takes no more"))
-    };
-    say(heartbeat_up::Message::Hello(agent.hello.clone()))?;
-    let mut incoming = client.heartbeats(ReceiverStream::new(outgoing)).await?.into_inner();
-    let offset = EVERY.mul_f64((agent.node * 617 % 1_000) as f64 / 1_000.0);
-    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + offset, EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    for sequence in 1_u64.. {
-        // The first at once: the node is expected to be heard.
-        if sequence > 1 {
-            tick.tick().await;
-        }
-        let heartbeat = Heartbeat {
-            generation: Generation(agent.hello.generation),
-            node: NodeId(agent.node),
-            incarnation: agent.incarnation,
-            boot: boot(agent.node),
-            terms: agent.terms,
-            sequence,
-            sent_at: Moment(sequence),
-        };
-        let sent = Instant::now();
-        say(heartbeat_up::Message::Heartbeat((&heartbeat).into()))?;
-        let down = incoming.message().await?.and_then(|down| down.message).context("the member closed the stream")?;
-        let heartbeat_down::Message::Reply(reply) = down else { bail!("the member refused the stream: {down:?}") };
-        let mut heard = heard.borrow_mut();
-        if heard.measured {
-            heard.sample.add(sent.elapsed());
-            let acknowledged = matches!(reply.answer, Some(heartbeat_reply::Answer::Acknowledged(_)));
-            heard.refused += usize::from(!acknowledged);
-        }
-    }
-    Ok(())
 }
 
 /// Connections to one member, each for so many nodes.
@@ -295,10 +257,6 @@ impl Connections {
         self.last = Some(channel.clone());
         Ok(channel)
     }
-}
-
-fn boot(node: u64) -> BootId {
-    BootId(u128::from(node))
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

@@ -3,14 +3,17 @@
 //! machine that does something else meanwhile measures that too.
 //! Absent: no figure that was not measured by this run.
 
+pub mod crowd;
 pub mod failover;
 pub mod heartbeats;
+mod line;
 pub mod members;
 pub mod usage;
 pub mod writes;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The same findings for people and for programs.
@@ -33,7 +36,7 @@ impl Figure {
 }
 
 /// Durations of many equal things.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Sample {
     micros: Vec<u32>,
 }
