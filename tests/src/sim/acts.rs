@@ -520,17 +520,25 @@ impl World {
         if self.clients[self.layout.clients as usize].is_busy() {
             return;
         }
-        let awaits = |container: &&std::sync::Arc<cluster::Container>| {
+        let runs_on = |container: &cluster::Container, node: NodeId| {
+            self.checks.runners(container.id).iter().any(|runner| runner.node == node)
+        };
+        // His word covers that incarnation and all before it: where anything of them runs, he does not give it. What was
+        // adopted belongs to the one that adopted it.
+        let dark = |node: NodeId, incarnation: Incarnation| {
+            let covered = |it: &&std::sync::Arc<cluster::Container>| {
+                it.assignment().is_some_and(|given| given.node == node && given.incarnation <= incarnation)
+            };
+            !self.newest.containers().filter(covered).any(|it| runs_on(it, node))
+        };
+        let awaits = |container: &std::sync::Arc<cluster::Container>| {
             let assignment = container.assignment()?;
-            let idle = self.checks.runners(container.id).iter().all(|runner| runner.node != assignment.node);
+            let (node, incarnation) = (assignment.node, assignment.incarnation);
             let waits = matches!(assignment.order, cluster::Order::AwaitingReceipt { .. });
-            (waits && idle).then_some((assignment.node, assignment.incarnation))
+            (waits && dark(node, incarnation)).then_some((node, incarnation))
         };
-        let found = self.newest.containers().find_map(|container| awaits(&container));
-        let runs_on = |node, incarnation| {
-            self.checks.running().any(|(_, runner)| runner.node == node && runner.incarnation == incarnation)
-        };
-        if let Some((node, incarnation)) = found.filter(|(node, incarnation)| !runs_on(*node, *incarnation)) {
+        let found = self.newest.containers().find_map(awaits);
+        if let Some((node, incarnation)) = found {
             let proof = Proof::Operator { reason: "seen dark".into() };
             let command = cluster::Command::RecordFenced { node, incarnation, proof };
             self.operator_asks(Wish::Propose { sequence: 0, command });

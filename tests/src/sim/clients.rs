@@ -316,9 +316,12 @@ impl World {
         std::mem::take(&mut self.histories).into_history()
     }
 
-    /// Questions that still wait for an answer.
-    pub fn open_questions(&self) -> usize {
-        self.clients.iter().map(|client| client.open.len()).sum()
+    /// Questions that still wait for an answer, in words.
+    pub fn open_questions(&self) -> Vec<String> {
+        let told = |client: &Client, it: &Question| {
+            format!("client {} asks for the {}th time: {}", client.number, it.attempt, it.what)
+        };
+        self.clients.iter().flat_map(|client| client.open.values().map(move |it| told(client, it))).collect()
     }
 
     fn container(&self, name: &Arc<str>) -> Option<ContainerId> {

@@ -147,7 +147,8 @@ impl World {
         if let Some(command) = plan.commands.first() {
             return Some(format!("the planner would still do {command:?}"));
         }
-        (self.open_questions() > 0).then(|| format!("{} questions are open", self.open_questions()))
+        let open = self.open_questions();
+        (!open.is_empty()).then(|| format!("{} questions are open: {}", open.len(), open.join("; ")))
     }
 
     fn member_in_short(&self, member: &Member) -> String {
@@ -188,7 +189,10 @@ impl World {
                 (!right).then(|| format!("{name} is said to run as {} and runs as {runners:?}", assignment.epoch))
             }
             (Placement::Assigned(assignment), Desired::Stopped) => {
-                Some(format!("{name} {} is wanted stopped and is ordered to {:?}", assignment.epoch, assignment.order))
+                let cluster::Assignment { node, incarnation, epoch, order, .. } = assignment;
+                Some(format!(
+                    "{name} {epoch} on {node} {incarnation} is wanted stopped and is ordered to {order:?}; it runs as {runners:?}"
+                ))
             }
             (Placement::Unplaced { reason: Unplaced::Held { .. }, .. }, _) | (Placement::Unplaced { .. }, _) => {
                 (!runners.is_empty()).then(|| format!("{name} has no place and runs as {runners:?}"))

@@ -288,7 +288,7 @@ impl World {
             },
             Answer::Done => Answered::Done,
             Answer::Failed(ProposeError::NotLeader { hint }) => Answered::NotLeader { hint },
-            Answer::Failed(ProposeError::Refused(why)) => Answered::Refused(why),
+            Answer::Failed(ProposeError::Refused(why) | ProposeError::NotNow(why)) => Answered::Refused(why),
             Answer::Failed(_) => Answered::Again,
         };
         self.send_answer(id, asker, answer);
