@@ -53,6 +53,7 @@ stories! {
     repeated_request_has_one_effect "repeated-request-has-one-effect.txt"
     damaged_store_is_noticed_and_replaced "damaged-store-is-noticed-and-replaced.txt"
     kept_container_waits_for_the_operator "kept-container-waits-for-the-operator.txt"
+    changed_policy_waits_for_the_next_epoch "changed-policy-waits-for-the-next-epoch.txt"
     graceful_leave_needs_no_fence "graceful-leave-needs-no-fence.txt"
     crashed_container_is_started_again "crashed-container-is-started-again.txt"
     power_switch_fences_sooner "power-switch-fences-sooner.txt"
