@@ -41,7 +41,7 @@ fn main() {
 }
 
 fn annotated(round: u64, number: u64, sessions: u64) -> Entry {
-    let session = SessionId(u128::from(round << 32 | number % sessions));
+    let session = SessionId(u128::from((round << 32) | (number % sessions)));
     let changes = BTreeMap::from([("note".into(), Some(format!("{round}-{number:0>254}")))]);
     let command = Command::AnnotateContainer { container: ContainerId(1 + number % 100), changes };
     Entry { at: WallTime(number), request: Some(RequestId { session, sequence: number }), command }

@@ -114,7 +114,8 @@ fn measured(cli: &Cli, runtime: &tokio::runtime::Runtime) -> Result<Figure> {
         }
         What::Heartbeats { nodes, seconds, members, sessions } => {
             let (nodes, sessions) = ((*nodes).max(1), (*sessions).min(*nodes));
-            let options = heartbeats::Options { nodes, seconds: (*seconds).max(1), hear: usize::from(*members), sessions };
+            let options =
+                heartbeats::Options { nodes, seconds: (*seconds).max(1), hear: usize::from(*members), sessions };
             runtime.block_on(heartbeats::measure(&dir, &options))
         }
         What::Crowd { .. } => anyhow::bail!("this is no figure"),

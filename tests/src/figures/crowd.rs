@@ -21,6 +21,9 @@ use super::Sample;
 use super::line::Line;
 
 const EVERY: Duration = Duration::from_secs(1);
+/// A stream that was refused because the member did not know the node yet is opened again after this, at most so often.
+const AGAIN: Duration = Duration::from_millis(50);
+const UNKNOWN_MAX: usize = 20;
 
 /// A simulated node: what opens its streams and what its heartbeats say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,6 +149,7 @@ pub async fn beat(member: &str) -> Result<Heard> {
 /// One node, for ever: a heartbeat each second. Those of different nodes are spread over it.
 async fn one(member: String, node: Node, heard: Rc<RefCell<Heard>>) -> Result<()> {
     let mut line = Line::open(&member, node.hello()).await?;
+    let mut unknown = 0;
     let offset = EVERY.mul_f64((node.node * 617 % 1_000) as f64 / 1_000.0);
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + offset, EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -165,7 +169,17 @@ async fn one(member: String, node: Node, heard: Rc<RefCell<Heard>>) -> Result<()
         };
         let sent = Instant::now();
         let answer = line.beat((&heartbeat).into()).await.with_context(|| format!("node {} at {member}", node.node))?;
-        let heartbeat_down::Message::Reply(reply) = answer else { bail!("the member refused the stream: {answer:?}") };
+        let reply = match answer {
+            heartbeat_down::Message::Reply(reply) => reply,
+            // A follower that has not applied the node's joining yet; an agent tries again too.
+            heartbeat_down::Message::Refused(refused) if refused.reason == "unknown-node" && unknown < UNKNOWN_MAX => {
+                unknown += 1;
+                tokio::time::sleep(AGAIN).await;
+                line = Line::open(&member, node.hello()).await?;
+                continue;
+            }
+            heartbeat_down::Message::Refused(refused) => bail!("the member refused the stream: {}", refused.text),
+        };
         let mut heard = heard.borrow_mut();
         if heard.measured {
             heard.sample.add(sent.elapsed());

@@ -32,6 +32,8 @@ pub struct Line {
     read: Vec<u8>,
     /// What came on the stream and is no whole message yet.
     said: Vec<u8>,
+    /// Nothing more will come.
+    over: bool,
 }
 
 impl Line {
@@ -63,7 +65,7 @@ impl Line {
         }
         frame(&mut first, HEADERS, END_HEADERS, STREAM, &block);
         message(&mut first, heartbeat_up::Message::Hello(hello));
-        let mut line = Line { socket, read: Vec::new(), said: Vec::new() };
+        let mut line = Line { socket, read: Vec::new(), said: Vec::new(), over: false };
         line.socket.write_all(&first).await?;
         Ok(line)
     }
@@ -77,6 +79,7 @@ impl Line {
             if let Some(answer) = self.next_message()? {
                 return answer.message.context("an empty answer");
             }
+            ensure!(!self.over, "the member ended the stream");
             let mut piece = [0; 1_024];
             let count = self.socket.read(&mut piece).await?;
             ensure!(count > 0, "the member closed the connection");
@@ -109,7 +112,7 @@ impl Line {
                 RST_STREAM | GO_AWAY => bail!("the member ended the stream (frame {kind}: {payload:?})"),
                 _ => {}
             }
-            ensure!(!matches!(kind, DATA | HEADERS) || flags & END_STREAM == 0, "the member ended the stream");
+            self.over |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
             at += FRAME_HEAD + length;
         }
         self.read.drain(..at);
