@@ -109,7 +109,9 @@ impl Line {
                 DATA => self.said.extend_from_slice(payload),
                 SETTINGS if flags & ACK == 0 => frame(&mut owed, SETTINGS, ACK, 0, &[]),
                 PING if flags & ACK == 0 => frame(&mut owed, PING, ACK, 0, payload),
-                RST_STREAM | GO_AWAY => bail!("the member ended the stream (frame {kind}: {payload:?})"),
+                // What was said before it, a refusal for one, is heard all the same.
+                RST_STREAM => self.over = true,
+                GO_AWAY => bail!("the member ended the connection: {payload:?}"),
                 _ => {}
             }
             self.over |= matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
