@@ -119,7 +119,8 @@ fn table(status: &Status) -> String {
         None => "none yet".to_owned(),
         Some(left) if left < 0 => format!("over for {} ms", -left),
         Some(left) => {
-            let least = status.lease_left_least_ms.map_or(String::new(), |least| format!(", never less than {least} ms"));
+            let least =
+                status.lease_left_least_ms.map_or(String::new(), |least| format!(", never less than {least} ms"));
             format!("{left} ms left{least}")
         }
     };

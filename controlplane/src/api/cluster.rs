@@ -266,7 +266,8 @@ fn alarms(state: &State, status: &replica::Status) -> Vec<String> {
 
 /// Fencings that end only when somebody has looked.
 fn waiting_for_you(state: &State) -> impl Iterator<Item = String> {
-    let said = |node: &Node| Some(format!("the fencing of {} waits for you: {}", node.name, view::awaits_operator(node)?));
+    let said =
+        |node: &Node| Some(format!("the fencing of {} waits for you: {}", node.name, view::awaits_operator(node)?));
     state.fencing().filter_map(move |node| said(node))
 }
 
@@ -433,7 +434,8 @@ fn advice(state: &State, up: &BTreeSet<MemberId>) -> Vec<String> {
         advice.push(format!("{} is not reachable: bring it back or remove it", name(id)));
     }
     advice.extend(waiting_for_you(state));
-    let weak: Vec<&Arc<Node>> = state.nodes().filter(|node| node.up().is_some() && !node.class().lease_proves_end()).collect();
+    let weak: Vec<&Arc<Node>> =
+        state.nodes().filter(|node| node.up().is_some() && !node.class().lease_proves_end()).collect();
     if let Some(first) = weak.first() {
         let names: Vec<&str> = weak.iter().take(NAMED).map(|node| node.name.as_str()).collect();
         let more = if weak.len() > NAMED { format!(" and {} more", weak.len() - NAMED) } else { String::new() };
@@ -476,11 +478,8 @@ mod tests {
 
     #[test]
     fn leadership_that_went_elsewhere_is_no_success() {
-        let state = State::bootstrap(Bootstrap {
-            cluster: ClusterId(1),
-            settings: Settings::default(),
-            members: Vec::new(),
-        });
+        let state =
+            State::bootstrap(Bootstrap { cluster: ClusterId(1), settings: Settings::default(), members: Vec::new() });
         let (me, asked, third) = (MemberId(1), MemberId(2), MemberId(3));
         let said = |to, leader| took_over(&state, me, to, leader, 7).map(|reply| (reply.leader, reply.term));
         assert_eq!(said(Some(asked), asked), Ok((2, 7)));

@@ -25,7 +25,10 @@ fn class_that_changed_is_told_while_the_incarnation_serves_and_while_it_ends() {
     let mut bench = Bench::leased();
     assert!(!has(&bench.send(Input::Facts(with(FencingClass::F1))), "class"), "the registration said so");
     assert_eq!(lines(&bench.send(Input::Facts(with(FencingClass::F0)))), ["class F0"]);
-    assert!(!has(&bench.send(Input::Facts(with(FencingClass::F0))), "class"), "another reason alone is told with it later");
+    assert!(
+        !has(&bench.send(Input::Facts(with(FencingClass::F0))), "class"),
+        "another reason alone is told with it later"
+    );
     bench.run_leased(1_200);
     assert!(has(&bench.take(), "class F0"), "it may have been lost");
     bench.send(Input::LeaderLost);

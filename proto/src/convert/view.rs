@@ -204,9 +204,9 @@ fn standing(
             (Shown::Recovering, *since, "it may still run there; proof that the machine is off is needed".to_owned())
         }
         (_, Some(Health::Fencing { begun, cause, .. })) => {
-            let awaited = node.and_then(|node| awaits_operator(node)).map_or_else(String::new, |why| {
-                format!("; that waits for an operator, {why}")
-            });
+            let awaited = node
+                .and_then(|node| awaits_operator(node))
+                .map_or_else(String::new, |why| format!("; that waits for an operator, {why}"));
             (Shown::Recovering, *begun, format!("its node is being fenced: {cause}{awaited}"))
         }
         (Order::Blocked { since, .. }, _) => {

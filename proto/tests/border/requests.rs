@@ -3,9 +3,7 @@
 use crate::samples;
 
 use cluster::command::Command;
-use cluster::{
-    Container, ContainerId, Desired, Node, NodeId, OnQuorumLoss, Placement, Proof, RestartCondition, State,
-};
+use cluster::{Container, ContainerId, Desired, Node, NodeId, OnQuorumLoss, Placement, Proof, RestartCondition, State};
 use proto::convert::request::{Mutation, proposal};
 use proto::convert::view::{self, Sight};
 use proto::convert::{ConvertError, Fault};

@@ -251,7 +251,12 @@ pub fn commands() -> Vec<(String, Command)> {
         ("set_node_role", vec![Command::SetNodeRole { node, role: Role::Active }]),
         (
             "note_node_class",
-            vec![Command::NoteNodeClass { node, incarnation, class: FencingClass::F0, reason: "an end overran".into() }],
+            vec![Command::NoteNodeClass {
+                node,
+                incarnation,
+                class: FencingClass::F0,
+                reason: "an end overran".into(),
+            }],
         ),
         ("acknowledge_terms", vec![Command::AcknowledgeTerms { node, incarnation, terms: terms() }]),
         ("remove_node", vec![Command::RemoveNode { node }]),

@@ -127,7 +127,10 @@ fn fencing_of_a_node_whose_lease_proves_nothing_says_who_is_waited_for() {
     story.begin_fencing(N1, FenceCause::Silence).unwrap();
     let said = said_of_classes(&story, from);
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].starts_with("node-1 is fencing class F0: if it is lost, an operator must confirm that"), "{said:?}");
+    assert!(
+        said[0].starts_with("node-1 is fencing class F0: if it is lost, an operator must confirm that"),
+        "{said:?}"
+    );
     assert!(said[1].contains("waits for an operator (no pid namespaces)"), "{said:?}");
     story.record_fenced(N1, operator()).unwrap();
     story.register(N1, 1, false, weak).unwrap();
