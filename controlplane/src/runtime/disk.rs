@@ -60,9 +60,10 @@ impl DiskThread {
     }
 
     /// Runs until `Close`, or until an error, which goes to `failed`.
-    pub fn start(self, failed: impl FnOnce(StoreError) + Send + 'static) -> (Sender<Job>, thread::JoinHandle<()>) {
+    pub fn start(mut self, failed: impl FnOnce(StoreError) + Send + 'static) -> (Sender<Job>, thread::JoinHandle<()>) {
         let (jobs, queue) = channel();
         let run = move || {
+            // Told before the disk is let go of: its engine may take its time with that, or hang.
             if let Err(error) = self.run(&queue) {
                 failed(error);
             }
@@ -72,7 +73,7 @@ impl DiskThread {
         (jobs, thread)
     }
 
-    fn run(mut self, queue: &Receiver<Job>) -> Result<(), StoreError> {
+    fn run(&mut self, queue: &Receiver<Job>) -> Result<(), StoreError> {
         while let Ok(first) = queue.recv() {
             let mut jobs: VecDeque<Job> = std::iter::once(first).chain(queue.try_iter()).collect();
             while let Some(job) = jobs.pop_front() {

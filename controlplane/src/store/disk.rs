@@ -5,6 +5,7 @@
 //! slot whose place is wanted waits for that. Why this suffices is told in `record::ring`.
 
 use super::feeder::Feeder;
+use super::fence::within;
 use super::guard::{GuardFile, SHAPE};
 use super::snapshot::Snapshots;
 use record::{Found, Group, Ledger, Loaded, RaftDisk, SnapshotFolder, SnapshotMeta, Stats, StoreError, Tip, replay};
@@ -42,7 +43,7 @@ pub(super) struct Disk {
     open: Option<Open>,
     stats: Stats,
     /// The folder stays locked as long as somebody can write to it. Last: dropped after the engine let go.
-    _lock: Arc<File>,
+    lock: Arc<File>,
 }
 
 /// A store that may be written.
@@ -53,7 +54,7 @@ struct Open {
 
 impl Disk {
     pub fn new(log: Box<dyn Log>, guard: GuardFile, snapshots: Snapshots, lock: Arc<File>) -> Self {
-        Self { log: Some(log), guard, snapshots, open: None, stats: Stats::default(), _lock: lock }
+        Self { log: Some(log), guard, snapshots, open: None, stats: Stats::default(), lock }
     }
 
     fn opened(&mut self) -> Result<&mut Open, StoreError> {
@@ -96,25 +97,30 @@ impl Disk {
 impl RaftDisk for Disk {
     fn load(&mut self) -> Result<Option<Loaded>, StoreError> {
         if let Some(Open { feeder, .. }) = self.open.take() {
-            self.log = feeder.stop();
+            self.log = Some(feeder.stop()?);
         }
         let mut log = self.log.take().ok_or(StoreError::NotLoaded)?;
         let ring = self.guard.read()?;
         let snapshot = self.snapshots.newest()?;
         let mut replayed = replay(self.snapshots.identity(), log.records()?, &ring, snapshot.as_ref())?;
-        if replayed.unfinished {
-            log.cut(replayed.kept, replayed.last_kept())?;
-        }
-        if !replayed.redo.is_empty() {
-            let redo: Vec<_> = replayed.redo.iter().map(|(number, record)| (*number, record.to_vec())).collect();
-            log.append(&redo)?;
-        }
-        // What survived a killed process may be in the page cache only, and from here on it counts.
-        log.sync()?;
+        let unfinished = replayed.unfinished.then(|| (replayed.kept, replayed.last_kept()));
+        let redo: Vec<_> = replayed.redo.iter().map(|(number, record)| (*number, record.to_vec())).collect();
+        let lock = self.lock.clone();
+        let log = within("mend", "log", move || {
+            let _lock = lock;
+            if let Some((kept, last)) = unfinished {
+                log.cut(kept, last)?;
+            }
+            if !redo.is_empty() {
+                log.append(&redo)?;
+            }
+            // What survived a killed process may be in the page cache only, and from here on it counts.
+            log.sync().map(|()| log)
+        })?;
         self.snapshots.tidy(snapshot.as_ref())?;
         let mut ledger = Ledger::resume(&mut replayed, SHAPE);
         self.guard.rewrite(&mut ledger, false)?;
-        let feeder = Feeder::start(log, ledger.tip().number, SHAPE.feed_at())?;
+        let feeder = Feeder::start(log, ledger.tip().number, SHAPE.feed_at(), self.lock.clone())?;
         self.open = Some(Open { ledger, feeder });
         if let Some(group) = &replayed.install {
             self.append_group(group)?;
@@ -165,8 +171,11 @@ impl RaftDisk for Disk {
             disk.opened()?.feeder.wait_for(tip)
         })?;
         let Some(Open { mut ledger, feeder }) = self.open.take() else { return Err(StoreError::NotLoaded) };
-        let mut log = feeder.stop().ok_or(StoreError::NotLoaded)?;
-        log.close()?;
+        let (mut log, lock) = (feeder.stop()?, self.lock.clone());
+        within("close", "log", move || {
+            let _lock = lock;
+            log.close()
+        })?;
         self.guard.rewrite(&mut ledger, true)
     }
 

@@ -14,6 +14,7 @@
 mod durable;
 mod disk;
 mod feeder;
+mod fence;
 mod guard;
 mod snapshot;
 mod sled;
@@ -148,7 +149,13 @@ impl Folder {
         let (first, mut record) = (Group::default(), Vec::new());
         let tip = ledger.prepare(&first, &mut record)?;
         let log: Box<dyn Log> = match backend {
-            Backend::Sled => Box::new(sled::SledLog::create(&self.log(), tip.number, &record)?),
+            Backend::Sled => {
+                let (folder, lock) = (self.log(), self.lock.clone());
+                Box::new(fence::within("make", "log", move || {
+                    let _lock = lock;
+                    sled::SledLog::create(&folder, tip.number, &record)
+                })?)
+            }
             Backend::File => Box::new(file::FileLog::create(&self.log(), tip.number, &record)?),
         };
         GuardFile::create(&self.guard(), &mut ledger, &tip)?;

@@ -5,6 +5,7 @@
 
 use super::disk::Log;
 use super::durable::{exists, io, open_file, remove_file, sync_folder};
+use super::fence::within;
 use ::sled::{Batch, Config, Db, Tree};
 use record::{Assembler, Damage, Found, StoreError, piece_key, pieces};
 use std::fs::{self, File};
@@ -12,7 +13,6 @@ use std::io::ErrorKind;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,6 @@ const TREE: &str = "wal";
 const CACHE_BYTES: u64 = 32 << 20;
 /// Keys removed in one batch, to the end of the record: each batch is one write of sled, and appends wait for it.
 const REMOVE_KEYS_MAX: usize = 512;
-/// Half a gigabyte opens and reads in under three seconds; a start that takes this long hangs.
-const OPEN_LIMIT: Duration = Duration::from_secs(120);
 /// The data folder is locked, so whoever holds sled's own lock is a handle of this process: sled's threads let go of it a
 /// moment after it was dropped.
 const LET_GO_LIMIT: Duration = Duration::from_secs(2);
@@ -195,20 +193,8 @@ fn fenced<T: Send + 'static>(
     folder: &Path,
     work: impl FnOnce() -> ::sled::Result<T> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let (send, receive) = channel();
     let place = folder.to_owned();
-    let body = move || {
-        // Nobody may be waiting any more.
-        let _ = send.send(guarded(&place, operation, work));
-    };
-    thread::Builder::new().name("store-open".into()).spawn(body).map_err(io("start a thread for", folder))?;
-    receive.recv_timeout(OPEN_LIMIT).unwrap_or_else(|error| match error {
-        RecvTimeoutError::Timeout => {
-            let object = folder.display().to_string();
-            Err(StoreError::Timeout { operation, object, limit_s: OPEN_LIMIT.as_secs() })
-        }
-        RecvTimeoutError::Disconnected => Err(Damage::Engine { why: format!("sled died on {operation}") }.into()),
-    })
+    within(operation, &folder.display().to_string(), move || guarded(&place, operation, work))
 }
 
 /// Runs `work` and turns sled's errors and panics into ours.

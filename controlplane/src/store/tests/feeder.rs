@@ -126,7 +126,8 @@ fn append(disk: &mut dyn RaftDisk, model: &mut Model, groups: u64) -> Result<(),
 fn whoever_waits_for_the_log_is_told() {
     let folder = TempDir::new().expect("a folder");
     let log = FileLog::create(folder.path(), 1, b"the first record").expect("room");
-    let feeder = Feeder::start(Box::new(log), 1, SHAPE.feed_at()).expect("a thread");
+    let lock = Arc::new(tempfile::tempfile().expect("a file"));
+    let feeder = Feeder::start(Box::new(log), 1, SHAPE.feed_at(), lock).expect("a thread");
     let mut last = 1;
     for round in 0..600 {
         let before = last;
@@ -203,6 +204,27 @@ fn a_log_that_fails_when_it_is_waited_for_says_so_there() {
         let found = Model::of(&ready(folder.path(), Backend::File).1);
         assert_eq!((found.hard_state, found.entries.last()), (model.hard_state, model.entries.last()), "{what}");
     }
+}
+
+/// As sled does where a thread of its own met an error of the disk. What was acknowledged is in the ring; the folder stays
+/// locked until nobody can write there any more.
+#[test]
+fn a_log_that_never_answers_ends_the_store_and_keeps_the_folder() {
+    let folder = TempDir::new().expect("a folder");
+    let (mut disk, gate) = gated(folder.path());
+    let mut model = Model::default();
+    append(disk.as_mut(), &mut model, 5).expect("room");
+    *gate.no_removals.lock().expect("nobody panics with it") = true;
+    perform(disk.as_mut(), &model.step(2, 10));
+    model = model.clone().after(&model.step(2, 10));
+    let error = append(disk.as_mut(), &mut model, 3 * SHAPE.slots).expect_err("the ring is full");
+    assert!(matches!(error, StoreError::Timeout { .. }), "{error:?}");
+    assert!(matches!(disk.compact(0), Err(StoreError::Poisoned { .. })));
+    drop(disk);
+    assert!(matches!(Folder::lock(folder.path()), Err(StoreError::Locked { .. })));
+    *gate.no_removals.lock().expect("nobody panics with it") = false;
+    gate.opened.notify_all();
+    assert_eq!(Model::of(&ready(folder.path(), Backend::File).1), model);
 }
 
 #[test]
