@@ -154,12 +154,12 @@ pub fn judge(history: &History) -> Vec<Anomaly> {
     let mut anomalies = Vec::new();
     let operations = order::merged(&history.operations, &mut anomalies);
     order::real_time(&operations, &mut anomalies);
-    order::stale(&operations, &mut anomalies);
     let mut objects: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
     for operation in &operations {
         objects.entry(&operation.object).or_default().push(operation);
     }
     for (object, operations) in objects {
+        order::stale(&operations, &mut anomalies);
         container::linear(object, &operations, BUDGET, &mut anomalies);
     }
     watch::check(&operations, &history.watches, &mut anomalies);

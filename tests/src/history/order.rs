@@ -1,5 +1,6 @@
 //! What revisions and repetitions say, without any search.
-//! In: operations. Out: one operation a request, and an anomaly for each contradiction. All linear but for sorting.
+//! In: operations. Out: one operation a request, and an anomaly for each contradiction. Linear but for sorting, and for
+//! stale reads, each of which looks at everything that was done to its object.
 
 use std::collections::BTreeMap;
 
@@ -81,11 +82,11 @@ pub(super) fn real_time(operations: &[Operation], anomalies: &mut Vec<Anomaly>) 
 }
 
 /// A stale read shows, for each annotation, what the last write at or below its revision left, or what a write of unknown
-/// outcome may have left.
-pub(super) fn stale(operations: &[Operation], anomalies: &mut Vec<Anomaly>) {
+/// outcome may have left. `operations`: of one object.
+pub(super) fn stale(operations: &[&Operation], anomalies: &mut Vec<Anomaly>) {
     for read in operations.iter().filter(|operation| operation.call == Call::LookStale) {
         let End::Answered { at, revision: Some(revision), reply: Reply::Saw(view) } = &read.end else { continue };
-        let told = operations.iter().filter(|it| it.object == read.object && it.begun <= *at);
+        let told = operations.iter().copied().filter(|it| it.begun <= *at);
         if let Some(what) = told_otherwise(told, *revision, view.as_ref()) {
             let what = format!("a stale read of {} at r{revision} shows {view:?}: {what}", read.object);
             anomalies.push(Anomaly { rule: Rule::Stale, what });
