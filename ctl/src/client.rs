@@ -54,7 +54,7 @@ pub struct Client {
 pub enum Failure {
     #[error(transparent)]
     Problem(#[from] Problem),
-    #[error("no member could within {:.1} s (asked {servers}): {last}", within.as_secs_f64())]
+    #[error("no member could do it within {:.1} s (asked {servers}): {last}", within.as_secs_f64())]
     Unreachable {
         servers: String,
         within: Duration,
@@ -192,7 +192,7 @@ impl Client {
                     }
                     Err(status) => status,
                 };
-                let problem = Problem::from(&status);
+                let problem = told(&status);
                 match outlook(&status, &problem) {
                     Outlook::Final => return Err(problem.into()),
                     Outlook::Elsewhere => self.put_last(&server),
@@ -295,6 +295,17 @@ fn outlook(status: &Status, problem: &Problem) -> Outlook {
         _ if status.source().is_some() => Outlook::Soon { sent: true },
         _ => Outlook::Final,
     }
+}
+
+/// What a status says; of a connection that was not made or broke, what the system says about it.
+fn told(status: &Status) -> Problem {
+    let mut problem = Problem::from(status);
+    let mut source = status.source();
+    while let Some(error) = source {
+        problem.message = error.to_string().into();
+        source = error.source();
+    }
+    problem
 }
 
 /// Nothing was sent: nobody listens there.
@@ -426,7 +437,8 @@ mod tests {
         let client = Client::new(vec![gone.to_string()], Duration::from_millis(200));
         let failure = client.ask(v1::CordonRequest::default()).await.expect_err("nobody listens");
         assert!(matches!(&failure, Failure::Unreachable { uncertain: None, .. }), "{failure:?}");
-        assert!(failure.to_string().contains(&gone.to_string()), "{failure}");
+        let said = failure.to_string();
+        assert!(said.contains(&gone.to_string()) && said.contains("Connection refused"), "{said}");
     }
 
     fn replies(revisions: &[u64]) -> Vec<Vec<u8>> {

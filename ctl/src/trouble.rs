@@ -118,6 +118,9 @@ fn problem(error: &anyhow::Error) -> Value {
         problem = problem.hint(next);
     }
     let mut json = problem.json();
+    if let Some(Failure::Unreachable { .. }) = failure {
+        json["detail"] = failure.map(ToString::to_string).into();
+    }
     if !said_itself && error.chain().len() > 1 {
         json["doing"] = error.to_string().into();
     }
