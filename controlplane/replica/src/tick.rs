@@ -56,6 +56,9 @@ impl Replica {
         self.notice_role();
         self.transfer_progress();
         self.reads.tick(self.now, &mut self.effects);
+        if self.woken.is_some() {
+            self.reads.probe();
+        }
         self.duty(Leadership::tick);
         self.move_for_disk();
         if self.now.since(self.clock.gossiped) >= GOSSIP_EVERY {
@@ -77,6 +80,7 @@ impl Replica {
     }
 
     fn stalled(&mut self, gap: Span) {
+        self.woken = Some(self.now);
         self.leases.stalled(self.now, gap);
         self.leadership.stalled();
         self.say(Level::Warn, format!("time stood still here for {gap}: that is evidence against nobody"));
