@@ -44,6 +44,8 @@ pub struct Rules {
     guards: BTreeMap<NodeId, God>,
     /// The leader that each node was last heard by, and when.
     heard: BTreeMap<(MemberId, NodeId), God>,
+    /// Since when that leader has had a majority with which anything can be decided.
+    able: Option<(MemberId, God)>,
 }
 
 /// L + K + μ of these terms, in god's time, shortened by what clocks within ε may be off.
@@ -463,7 +465,13 @@ impl World {
         let now = self.now;
         let lease = self.newest.settings().terms.lease;
         let long = 2 * lease.0 + 8 * SECOND;
-        let led = self.rules.led_since(leader, now);
+        let able = self.rules.able.filter(|(member, _)| *member == leader).map_or(now, |(_, since)| since);
+        self.rules.able = self.has_able_majority(leader).then_some((leader, able));
+        // Leadership cannot move where nothing can be decided.
+        if self.rules.able.is_none() {
+            return;
+        }
+        let led = self.rules.led_since(leader, now).max(able);
         if now - led < long || self.rules.still.contains_key(&leader) {
             return;
         }
@@ -482,6 +490,21 @@ impl World {
         if let Some(node) = unheard.map(|node| node.id) {
             self.breaks("HeardElsewhere", format!("{leader} leads on, has not heard {node} for long, and others do"));
         }
+    }
+
+    /// Whether a majority of the voters, `leader` included, runs, has a disk that syncs and is reached both ways.
+    fn has_able_majority(&self, leader: MemberId) -> bool {
+        let here = self.member_site(leader);
+        let able = |id: MemberId| {
+            let Some(member) = self.members.get(&id) else { return false };
+            member.process.is_some()
+                && !member.paused
+                && self.machines[&member.site].lives()
+                && !member.disk.is_stalled(self.now)
+                && !self.net.is_cut(here, member.site)
+                && !self.net.is_cut(member.site, here)
+        };
+        self.newest.membership().majority(able)
     }
 
     pub(crate) fn heard(&mut self, member: MemberId, node: NodeId) {
