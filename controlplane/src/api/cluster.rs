@@ -67,7 +67,7 @@ impl ClusterService for ClusterDoor {
     ) -> Result<Response<v1::UpdateSettingsReply>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let updated = self.0.led(manners, path!("UpdateSettings"), true, asked, move |seated, asked| async move {
             let applied = super::door::change(&seated.handle, id, asked).await?;
@@ -93,7 +93,7 @@ impl ClusterService for ClusterDoor {
     async fn add_member(&self, call: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberReply>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let admitted = |seated: Arc<Seated>, asked| async move { admit(&seated, id, asked).await };
         identity.said(self.0.led(manners, path!("AddMember"), true, asked, admitted).await)
@@ -111,7 +111,7 @@ impl ClusterService for ClusterDoor {
     async fn remove_member(&self, call: Request<v1::RemoveMemberRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let removed = move |seated: Arc<Seated>, asked: v1::RemoveMemberRequest| async move {
             let state = seated.handle.read().await?;
