@@ -87,6 +87,30 @@ fn a_follower_that_was_stopped_knows_how_old_its_knowledge_is() {
     assert!(age(&room) <= Span::millis(200), "{}", age(&room));
 }
 
+/// Budgets of minutes rest on it: one member that led with a clock ten years ahead stopped them for ten years.
+#[test]
+fn time_goes_on_where_a_clock_was_ahead() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let leader = room.leader();
+    let far = WallTime(room.now.0 / 1_000_000 + 315_576_000_000);
+    room.input(leader, Input::Tick { monotonic: room.now, wall: far });
+    room.propose(Command::Settle);
+    let clock = |room: &mut Room| {
+        room.propose(Command::Settle);
+        let leader = room.leader();
+        room.members[&leader].state().expect("it leads").clock().0
+    };
+    assert!(clock(&mut room) >= far.0);
+    for next in [1, 2, 3].map(MemberId) {
+        let leads = room.leader();
+        room.input(leads, Input::TransferLeader { ticket: Ticket(7_000 + next.0), to: Some(next) });
+        let before = clock(&mut room);
+        room.run(Span::seconds(10));
+        let passed = clock(&mut room) - before;
+        assert!((9_000..=11_000).contains(&passed), "{passed} ms in ten seconds");
+    }
+}
+
 #[test]
 fn a_cluster_grows_from_one_member_and_sheds_the_first() {
     let mut room = Room::new(&[1]);

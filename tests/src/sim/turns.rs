@@ -174,8 +174,8 @@ impl World {
                 self.checks.rewound(id, Some(revision));
                 self.histories.watches_from(id, revision);
             }
-            Effect::Plan { state, observed } => {
-                let plan = Box::new(cluster::planner::plan(&state, &observed, self.wall_at(self.member_site(id))));
+            Effect::Plan { state, observed, now } => {
+                let plan = Box::new(cluster::planner::plan(&state, &observed, now));
                 let took = self.jitter(2 * MS);
                 let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
                 self.after(took, Happening::Member { member: id, life, what: ToMember::Planned { plan } });
