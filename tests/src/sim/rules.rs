@@ -22,6 +22,8 @@ pub struct Rules {
     /// When each incarnation was registered, and when its fencing began.
     registered: BTreeMap<(NodeId, Incarnation), God>,
     fencing: BTreeMap<(NodeId, Incarnation), God>,
+    /// When the fencing of an incarnation was written down first, by whoever led then.
+    proposed: BTreeMap<(NodeId, Incarnation), God>,
     /// Which guard each incarnation was registered under, and which nodes were ever asked to leave.
     lives: BTreeMap<(NodeId, Incarnation), u32>,
     leaving: BTreeSet<NodeId>,
@@ -123,8 +125,10 @@ impl World {
             && !machine.standing(now).blind
         {
             let (reads, slack) = (machine.clock.lease(now), Span(of.lease.0 / 50));
-            // A heartbeat may come while the order is under way: its silence was real, and ends too late.
-            let renewed_just_now = (reads + of.lease).since(end) < Span::millis(150);
+            // A heartbeat may come while the order is under way, or the word of a voter that led to it: its silence was
+            // real, and ends too late.
+            let under_way = self.rules.proposed.get(&(node, incarnation)).map_or(0, |at| now - at);
+            let renewed_just_now = (reads + of.lease).since(end) < Span::millis(150) + Span(under_way);
             if reads + slack < end && !renewed_just_now {
                 let left = end.since(reads);
                 self.breaks(
@@ -513,6 +517,10 @@ impl World {
 }
 
 impl Rules {
+    pub(crate) fn proposed(&mut self, fencing: (NodeId, Incarnation), at: God) {
+        self.proposed.insert(fencing, at);
+    }
+
     /// Since when `leader` leads, as far as it was asked; asked once a second.
     fn led_since(&mut self, leader: MemberId, now: God) -> God {
         // Keyed as node 0: no node has that number.

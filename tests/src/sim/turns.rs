@@ -219,7 +219,9 @@ impl World {
             member.mirror.truncate_from(first.index);
         }
         for entry in &write.group.entries {
-            mirror_entry(&mut self.parsed, &mut member.mirror, entry, group);
+            if let Some(fencing) = mirror_entry(&mut self.parsed, &mut member.mirror, entry, group) {
+                self.rules.proposed(fencing, self.now);
+            }
         }
         let (life, number) = (member.life, write.number);
         let what = ToMember::Synced { group, number, planned: durable };
