@@ -48,7 +48,7 @@ pub(crate) fn mirror_entry(
     group: u64,
 ) -> Option<(NodeId, Incarnation)> {
     let (digest, entries) = (digest(entry), parsed.len());
-    let known = * parsed.entry((entry.term, entry.index, digest)).or_insert_with(|| {
+    let known = *parsed.entry((entry.term, entry.index, digest)).or_insert_with(|| {
         let command =
             (entry.kind == 0 && !entry.data.is_empty()).then(|| proto::log::decode(&entry.data).ok()).flatten();
         let fencing = match command.as_ref().map(|entry| &entry.command) {
