@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::exchange::{Effect, GuardSays, Shape, Workload};
 use crate::journal::{Life, Record};
 use crate::lease::Lease;
+use crate::reconcile::end_without_guard;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Standing {
@@ -296,7 +297,7 @@ impl Agent {
 
     fn clear_away(&mut self, key: Key, workload: &Workload) {
         let end = match self.journal.begun(key.0, key.1) {
-            Some(_) => End::Exited(Exit::Unknown),
+            Some(_) => self.end_of_unseen(workload.policy),
             None => End::Stopped,
         };
         let work = Work {
@@ -318,7 +319,7 @@ impl Agent {
             }
             let end = match (begun.stopping, begun.ran) {
                 (true, _) => End::Stopped,
-                (false, true) => End::Exited(Exit::Unknown),
+                (false, true) => self.end_of_unseen(begun.policy),
                 (false, false) => End::StartFailed { reason: "the agent ended while it was starting".into() },
             };
             if self.is_same_boot() {
@@ -327,6 +328,13 @@ impl Agent {
             } else {
                 self.write(Record::Closed { container, epoch, end });
             }
+        }
+    }
+
+    fn end_of_unseen(&self, policy: OnQuorumLoss) -> End {
+        match self.config.guard_found {
+            true => End::Exited(Exit::Unknown),
+            false => end_without_guard(policy, Exit::Unknown),
         }
     }
 

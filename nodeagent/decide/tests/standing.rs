@@ -68,7 +68,7 @@ fn nothing_is_said_before_the_guard_has_spoken_and_what_runs_was_seen() {
 impl Bench {
     fn restart_without_word(&mut self) {
         self.answers.guard = false;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(2), facts: facts() };
+        let config = Config { node: NODE, boot: self.boot, run: AgentRun(2), facts: facts(), guard_found: true };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.send(Input::Tick);
@@ -412,6 +412,27 @@ fn what_was_begun_and_is_gone_after_a_restart_is_closed_and_not_started_again() 
     bench.want(10, &[item(1, 7, Wanted::Run)]);
     bench.restart();
     assert!(has(&bench.take(), "journal closed c1 e7: start failed"), "it was never seen running");
+}
+
+/// What ends with its guard is the node's loss and costs none of its own restarts; what does not has ended by itself.
+#[test]
+fn a_container_is_not_blamed_for_the_end_of_its_guard() {
+    let rows = [
+        (item(1, 7, Wanted::Run), "closed, stopped", "closed, stopped"),
+        (kept(item(1, 7, Wanted::Run)), "closed, signal 9", "closed, unknown end"),
+    ];
+    for (item, seen, unseen) in rows {
+        let mut bench = Bench::running_as(item);
+        bench.happened(1, 7, Happened::EndedWithGuard);
+        assert!(has(&bench.orders, &format!("report c1 e7 {seen}")), "{:?}", lines(&bench.orders));
+
+        let mut bench = Bench::running_as(item);
+        bench.tree.clear();
+        bench.guard_found = false;
+        bench.restart();
+        bench.send(Input::LeaderConnected { member: MemberId(1) });
+        assert!(has(&bench.orders, &format!("report c1 e7 {unseen}")), "{:?}", lines(&bench.orders));
+    }
 }
 
 #[test]

@@ -116,6 +116,8 @@ pub struct Bench {
     pub runs: u64,
     pub agent: Agent,
     pub guardian: Guardian,
+    /// Whether it lives when the next agent starts.
+    pub guard_found: bool,
     /// What is on disk, and what is ordered but not yet durable.
     pub disk: Journal,
     pub unwritten: VecDeque<(u64, Record)>,
@@ -135,13 +137,14 @@ impl Bench {
     }
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
-        let config = Config { node: NODE, boot, run: AgentRun(1), facts: facts() };
+        let config = Config { node: NODE, boot, run: AgentRun(1), facts: facts(), guard_found: true };
         Bench {
             now: ms(10_000),
             boot,
             runs: 1,
             agent: Agent::new(config, disk.clone()),
             guardian,
+            guard_found: true,
             disk,
             unwritten: VecDeque::new(),
             tree: BTreeMap::new(),
@@ -199,7 +202,8 @@ impl Bench {
         self.unwritten.clear();
         self.looks.clear();
         self.runs += 1;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(self.runs), facts: facts() };
+        let guard_found = self.guard_found;
+        let config = Config { node: NODE, boot: self.boot, run: AgentRun(self.runs), facts: facts(), guard_found };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.start();
