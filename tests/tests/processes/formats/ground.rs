@@ -11,8 +11,8 @@ use super::Format;
 
 /// Nobody listens there.
 const NOBODY: &str = "127.0.0.1:1";
-/// Lines of a stream that are heard.
-const HEARD: usize = 40;
+/// Documents of a stream that are heard.
+const HEARD: usize = 5;
 
 pub struct Ground {
     pub format: Format,
@@ -65,6 +65,8 @@ impl Ground {
             "ITS-PEER" => self.empty.as_ref().expect("made before").peer.clone(),
             "DAMAGED" => self.damaged(),
             "DARK" => self.dark(),
+            // What is older may be in a snapshot of the member that answers.
+            "LATELY" => self.lately(),
             "PRINTED" => written(file("printed"), &self.printed),
             "NEW-FILE" => file("identity.json").display().to_string(),
             "FILE-OF-ONE-SPEC" => {
@@ -102,6 +104,11 @@ impl Ground {
         "dark".to_owned()
     }
 
+    fn lately(&self) -> String {
+        let now = self.cluster.members.iter().map(Member::revision).max().expect("members");
+        (now - 30).to_string()
+    }
+
     /// What follows `--` is a command, and options stand before it.
     fn options(format: Format, server: &str, words: impl Iterator<Item = String>) -> Vec<String> {
         let mut all: Vec<String> = vec!["-o".to_owned(), format.name().to_owned()];
@@ -135,6 +142,7 @@ impl Ground {
                 "NEW-FILE" => self.cluster.path().join("never.json").display().to_string(),
                 "PRINTED" => self.cluster.path().join("printed").display().to_string(),
                 "DARK" => "dark".to_owned(),
+                "LATELY" => "1".to_owned(),
                 word => self.word(word),
             })
             .collect();
@@ -148,16 +156,19 @@ impl Ground {
         let mut command = Command::new(program("quoratectl"));
         let command = command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines().take(HEARD);
-        let mut out: Vec<String> = lines.map(|line| line.expect("text")).collect();
+        let mut out = String::new();
+        let mut begun = 0;
+        for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+            let line = line.expect("text") + "\n";
+            begun += usize::from(self.format != Format::Yaml || line == "---\n");
+            if begun > HEARD {
+                break;
+            }
+            out.push_str(&line);
+        }
         child.kill().expect("a child");
         let ended = child.wait_with_output().expect("it has ended");
-        // The last document may go on behind the last line that was heard.
-        if self.format == Format::Yaml {
-            let last = out.iter().rposition(|line| line == "---").expect("documents");
-            out.truncate(last);
-        }
         let err = String::from_utf8_lossy(&ended.stderr).into_owned();
-        Ended { code: ended.status.code(), out: out.join("\n") + "\n", err }
+        Ended { code: ended.status.code(), out, err }
     }
 }

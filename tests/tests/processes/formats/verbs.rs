@@ -84,7 +84,7 @@ pub const ROWS: &[Row] = &[
     row("node leave node-1 --wait", Message("Node")),
     row("node confirm-down DARK --reason seen --i-verified", CHANGE),
     row("events", Message("ListEventsReply")),
-    row("events --follow --from 1", Stream("Event")),
+    row("events --follow --from LATELY", Stream("Event")),
     row("completion bash", Own(&["script", "shell"])),
     row("verbs", Own(&["methods", "verbs"])),
 ];
