@@ -133,21 +133,24 @@ impl Ground {
         ended
     }
 
-    /// Where nobody answers. What would be made for the row is not.
     pub fn run_in_vain(&mut self, line: &str) -> Ended {
-        let words: Vec<String> = line
-            .split(' ')
-            .map(|word| match word {
-                "EMPTY" | "ITS-API" | "ITS-PEER" | "DAMAGED" => NOBODY.to_owned(),
-                "NEW-FILE" => self.cluster.path().join("never.json").display().to_string(),
-                "PRINTED" => self.cluster.path().join("printed").display().to_string(),
-                "DARK" => "dark".to_owned(),
-                "LATELY" => "1".to_owned(),
-                word => self.word(word),
-            })
-            .collect();
-        let words = ["--timeout", "100ms"].map(str::to_owned).into_iter().chain(words);
-        self.run_as(self.format, NOBODY, words)
+        let words = self.in_vain(line, "100ms");
+        run("quoratectl", &words.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+    }
+
+    /// The words of a line that asks where nobody answers, for so long. What would be made for it is not.
+    pub fn in_vain(&mut self, line: &str, timeout: &str) -> Vec<String> {
+        let word = |word: &str| match word {
+            "EMPTY" | "ITS-API" | "ITS-PEER" | "DAMAGED" => NOBODY.to_owned(),
+            "NEW-FILE" => self.cluster.path().join("never.json").display().to_string(),
+            "PRINTED" => self.cluster.path().join("printed").display().to_string(),
+            "DARK" => "dark".to_owned(),
+            "LATELY" => "1".to_owned(),
+            word => self.word(word),
+        };
+        let words: Vec<String> = line.split(' ').map(word).collect();
+        let words = ["--timeout", timeout].map(str::to_owned).into_iter().chain(words);
+        Ground::options(self.format, NOBODY, words)
     }
 
     /// The first lines of something that never ends.

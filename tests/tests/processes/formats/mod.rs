@@ -8,9 +8,10 @@ mod reading;
 mod verbs;
 
 use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-use tests::processes::{Ended, run};
+use tests::processes::{Ended, not_run, program, run};
 
 use ground::Ground;
 use reading::Reader;
@@ -100,6 +101,30 @@ fn walk(format: Format) {
         let ended = ground.run_in_vain(row.line);
         is_refused(format, row.line, &ended, 3, "unavailable");
     }
+    if format == Format::Table {
+        waits_in_sight(&mut ground);
+    }
+}
+
+/// Whatever takes longer than a second says so on a terminal; all verbs at once, for each waits.
+fn waits_in_sight(ground: &mut Ground) {
+    if Command::new("script").arg("--version").output().is_err() {
+        return not_run("progress on a terminal", "there is no script (util-linux)");
+    }
+    let rows = ROWS.iter().filter(|row| !matches!(row.says, Says::Own(_)));
+    let waiting: Vec<_> = rows.map(|row| (row.line, on_a_terminal(&ground.in_vain(row.line, "4s")))).collect();
+    for (line, child) in waiting {
+        let shown = child.wait_with_output().expect("it ends").stdout;
+        let shown = String::from_utf8_lossy(&shown);
+        assert!(shown.contains("asking 127.0.0.1:1"), "`{line}` waits and shows nothing: {shown:?}");
+    }
+}
+
+fn on_a_terminal(words: &[String]) -> Child {
+    let line = format!("{} {}", program("quoratectl").display(), words.join(" "));
+    let mut command = Command::new("script");
+    let command = command.args(["-q", "-c", &line, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.spawn().expect("script starts")
 }
 
 #[track_caller]
