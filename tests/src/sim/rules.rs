@@ -212,14 +212,20 @@ impl World {
 
     /// A closed epoch is gone, and nobody closes what is to run.
     fn judge_closing(&mut self, container: ContainerId, node: NodeId, epoch: Epoch, end: &End) {
-        let left = self.nodes.get(&node).is_some_and(|host| host.works.contains_key(&(container, epoch)));
-        if left {
+        if self.nodes.get(&node).is_some_and(|host| host.works.contains_key(&(container, epoch))) {
             self.breaks("ClosedIsGone", format!("{container} {epoch} is closed and something of it is left on {node}"));
         }
+        let host = self.nodes.get(&node);
+        // What the kernel ends with its guard counts as stopped by its node.
+        let guarded = |incarnation| {
+            let registered = self.rules.lives.get(&(node, incarnation));
+            host.is_some_and(|host| host.guard.is_some() && Some(&host.guard_life) == registered)
+        };
         let ordered = self
             .newest
             .container(container)
             .and_then(|it| it.assignment())
+            .filter(|assignment| guarded(assignment.incarnation))
             // What goes on without a lease may have been stopping when its node was fenced and came back.
             .filter(|assignment| assignment.on_quorum_loss == OnQuorumLoss::Stop)
             .is_some_and(|assignment| assignment.epoch == epoch && assignment.order == Order::Run);
@@ -418,8 +424,8 @@ impl World {
     /// *(a2)*: time a leader slept through is no node's silence.
     pub(crate) fn judge_suspects(&mut self, member: MemberId) {
         let Some((since, until)) = self.rules.stood_still.get(&member).copied() else { return };
-        // What it says of time is by its wall clock.
-        if self.machines[&self.member_site(member)].wall_jumped {
+        // What it says of time is by its wall clock, or goes on from what the cluster's time has come to.
+        if self.machines[&self.member_site(member)].wall_jumped || self.newest.clock() > self.wall() {
             return;
         }
         let facts = self.newest.nodes().filter_map(|node| node.facts.as_ref()).map(|facts| facts.terms);
