@@ -3,8 +3,9 @@
 //! Absent: whether a record was acknowledged, and whether a slot may be overwritten (`Disk` asks before it writes).
 //!
 //! It waits until half the ring is to be fed and gives that to the log as one write with one sync. Between the steps of a
-//! removal, which may be many, it feeds what has become due. What it has not done when the member dies is done again from the ring by the next start. Its first error is its last deed: the next call
-//! of `Disk` gets it, and the store takes nothing more.
+//! removal, which may be many, it feeds what has become due. What it has not done when the member dies is done again from
+//! the ring by the next start. Its first error is its last deed: the next call of `Disk` gets it, and the store takes
+//! nothing more.
 //!
 //! An engine may never answer: sled waits for ever where a thread of its own met an error of the disk. So whoever waits
 //! here gives up at last, and the thread is left to itself, with the folder's lock: nobody else writes there as long as
