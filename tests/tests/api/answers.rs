@@ -89,6 +89,10 @@ fn status_never_shows_a_commit_below_its_revision_nor_an_event_an_id_for_a_name(
     let events = cluster.read("/v1/events")["events"].clone();
     let cordoned = events.as_array().expect("events").iter().find(|it| it["kind"] == "node-intent-changed");
     assert_eq!(cordoned.expect("one")["text"], "node-1 is now cordoned");
+    // A template without a version leaves no gap where that would stand.
+    let texts = events.as_array().expect("events").iter().map(|it| it["text"].as_str().expect("a text"));
+    assert_eq!(texts.clone().find(|text| text.contains("  ") || text.is_empty()), None);
+    assert!(texts.clone().any(|text| text == "template plain registered"), "{events}");
     let members = events.as_array().expect("events").iter().filter(|it| it["kind"] == "membership-changed");
     for event in members {
         let text = event["text"].as_str().expect("a text");
