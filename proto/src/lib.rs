@@ -5,11 +5,11 @@
 //! types: it checks once, and nothing behind it is optional that is required.
 
 pub mod convert;
+pub mod level;
 pub mod log;
 pub mod snapshot;
 
-/// What this build writes into logs and snapshots, and the most it can read. Raised with every change of their meaning.
-pub const FEATURE_LEVEL: u32 = 1;
+pub use level::FEATURE_LEVEL;
 
 /// Errs for what a newer version wrote: to apply the part that is understood would make members differ.
 fn readable(feature_level: u32) -> Result<(), convert::ConvertError> {

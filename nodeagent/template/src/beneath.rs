@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, linkat, mkdirat, mknodat, openat, openat2,
-    readlinkat, statat, symlinkat, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, StatVfs, fstatvfs, linkat, mkdirat, mknodat,
+    openat, openat2, readlinkat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -35,8 +35,9 @@ impl Beneath {
         Beneath { root: Rc::new(root), last: None }
     }
 
-    pub fn root(&self) -> &OwnedFd {
-        &self.root
+    /// How full the file system is.
+    pub fn room(&self) -> Result<StatVfs, Bad> {
+        fstatvfs(&self.root).map_err(Bad::io("look for room"))
     }
 
     /// The folder at `path`, for reading its names or making something in it.

@@ -15,6 +15,7 @@ use crate::error::{Bad, ImportError};
 use crate::path::{Inside, escaped};
 use crate::policy::{Limits, Policy, Treat};
 use crate::progress::Meter;
+use crate::room;
 
 /// The extended attribute that is kept.
 pub const CAPABILITY: &str = "security.capability";
@@ -81,6 +82,8 @@ pub struct Build<'a, 'm> {
     brought: BTreeSet<Inside>,
     entries: u64,
     bytes: u64,
+    /// Of them, those there was room for at the last look.
+    bytes_fit: u64,
     left_out: LeftOut,
     /// Of the entry taken last, for errors of the archive around it.
     at: String,
@@ -98,6 +101,7 @@ impl<'a, 'm> Build<'a, 'm> {
             brought: BTreeSet::new(),
             entries: 0,
             bytes: 0,
+            bytes_fit: 0,
             left_out: LeftOut::new(),
             at: String::new(),
         }
@@ -202,6 +206,12 @@ impl<'a, 'm> Build<'a, 'm> {
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.bytes {
             return Err(ImportError::TooMuch { what: "bytes of content", max: self.limits.bytes });
+        }
+        if self.bytes > self.bytes_fit {
+            let ahead = size.max(room::LOOK_EVERY);
+            let found = self.beneath.room().map_err(|bad| bad.at(&path))?;
+            room::fits(&found, size, &self.limits)?;
+            self.bytes_fit = self.bytes.saturating_add(ahead - size);
         }
         self.make_way(&path).map_err(|bad| bad.at(&path))?;
         let mut file = self.beneath.make_file(&path).map_err(|bad| bad.at(&path))?;

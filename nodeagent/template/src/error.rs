@@ -20,6 +20,8 @@ pub enum ImportError {
     Damaged { after: String, source: io::Error },
     #[error("{what} of more than {max}")]
     TooMuch { what: &'static str, max: u64 },
+    #[error("there is no room: {needed} more bytes at least, where {free} are free and {spare} must stay free")]
+    NoRoom { needed: u64, free: u64, spare: u64 },
     #[error("at {at:?} more than {ratio} bytes come out of each byte: made to fill the storage")]
     Bomb { at: String, ratio: u64 },
     #[error("{what} has digest {found}, not {wanted}")]
@@ -54,6 +56,7 @@ impl ImportError {
             ImportError::Source { .. } | ImportError::Unusable { .. } => "bad-source",
             ImportError::Entry { .. } | ImportError::Damaged { .. } => "bad-archive",
             ImportError::TooMuch { .. } | ImportError::Bomb { .. } => "too-large",
+            ImportError::NoRoom { .. } => "no-room",
             ImportError::Digest { .. } | ImportError::Size { .. } | ImportError::NoDigest { .. } => "wrong-digest",
             ImportError::MediaType { .. } | ImportError::Json { .. } | ImportError::Image(_) => "bad-image",
             ImportError::Platform { .. } => "other-platform",

@@ -19,6 +19,7 @@ use crate::layout::{Layout, Metered, is_layout};
 use crate::policy::{Limits, Policy};
 use crate::progress::{Meter, Phase, Progress};
 use crate::registry::{self, Http};
+use crate::room;
 use crate::store::{Known, Stage, Store, origin_of};
 use crate::tree;
 
@@ -31,6 +32,8 @@ pub struct Order {
     pub storage: PathBuf,
     /// Tells those apart who may import to the same storage at the same time.
     pub owner: String,
+    /// Tells this import from every other; kept beside the template, which nobody discards who has not seen it.
+    pub claim: String,
     /// What the tree's digest must be.
     pub expected: Option<Digest>,
     pub policy: Policy,
@@ -77,12 +80,13 @@ impl<'m> Import<'_, 'm> {
     fn run(&self) -> Result<Imported, ImportError> {
         let source = &self.order.source;
         if !source.starts_with('/') {
-            return self.from_registry(source);
+            return self.bring_registry(source);
         }
         let path = Path::new(source);
         let found = fs::metadata(path).map_err(ImportError::io("look at source", path))?;
         if found.is_file() {
-            return self.from_archive(path, found.len());
+            room::ensure(&self.order.storage, found.len(), &self.order.limits)?;
+            return self.bring_archive(path, found.len());
         }
         if !found.is_dir() {
             let why = "which is neither a folder nor a file";
@@ -90,13 +94,14 @@ impl<'m> Import<'_, 'm> {
         }
         let mut folder = folder::open_at(path)?;
         if is_layout(&mut folder) {
-            return self.from_layout(Layout::new(folder), &self.store.stage()?);
+            return self.bring_layout(Layout::new(folder), &self.store.stage()?);
         }
         let inside = |a: &Path, b: &Path| Some(a.canonicalize().ok()?.starts_with(b.canonicalize().ok()?));
         if inside(&self.order.storage, path).unwrap_or(true) {
             let why = "which holds the storage itself";
             return Err(ImportError::Unusable { found: path.to_owned(), why });
         }
+        room::ensure(&self.order.storage, 0, &self.order.limits)?;
         let stage = self.store.stage()?;
         self.meter.phase(Phase::Reading, 0)?;
         let mut build = self.build(&stage)?;
@@ -109,22 +114,23 @@ impl<'m> Import<'_, 'm> {
         Ok(Build::new(stage.make_rootfs()?, self.order.policy, self.order.limits, self.meter))
     }
 
-    fn from_registry(&self, reference: &str) -> Result<Imported, ImportError> {
+    fn bring_registry(&self, reference: &str) -> Result<Imported, ImportError> {
         let reference = registry::Reference::new(reference, self.order.http)?;
         let stage = self.store.stage()?;
         let layout = stage.path().join("layout");
         self.meter.phase(Phase::Fetching, 0)?;
         let known = |manifest: &Digest| self.store.known(&self.origin("image", manifest)).is_some();
-        registry::fetch(&reference, &layout, self.meter, self.order.limits.bytes, &known)?;
-        self.from_layout(Layout::new(folder::open_at(&layout)?), &stage)
+        registry::fetch(&reference, &layout, self.meter, &self.order.limits, &known)?;
+        self.bring_layout(Layout::new(folder::open_at(&layout)?), &stage)
     }
 
-    fn from_layout(&self, mut layout: Layout, stage: &Stage) -> Result<Imported, ImportError> {
+    fn bring_layout(&self, mut layout: Layout, stage: &Stage) -> Result<Imported, ImportError> {
         let chosen = layout.choose()?;
         let origin = self.origin("image", &chosen.manifest);
         if let Some(imported) = self.known(&origin)? {
             return Ok(imported);
         }
+        room::ensure(&self.order.storage, chosen.compressed_bytes(), &self.order.limits)?;
         self.meter.phase(Phase::Reading, chosen.compressed_bytes())?;
         let mut build = self.build(stage)?;
         layout.unpack(&chosen, &mut build)?;
@@ -132,7 +138,7 @@ impl<'m> Import<'_, 'm> {
         self.keep(stage, Staged { image: Some(chosen.image), left_out }, Some(origin))
     }
 
-    fn from_archive(&self, path: &Path, size: u64) -> Result<Imported, ImportError> {
+    fn bring_archive(&self, path: &Path, size: u64) -> Result<Imported, ImportError> {
         let mut file = File::open(path).map_err(ImportError::io("open source", path))?;
         let failed = |error| ImportError::io("read source", path)(error);
         // First what it is: an archive that was imported before need not be taken apart again.
@@ -158,7 +164,7 @@ impl<'m> Import<'_, 'm> {
         if is_layout(&mut tree) {
             let layout = stage.path().join("layout");
             fs::rename(stage.rootfs(), &layout).map_err(ImportError::io("set aside", &layout))?;
-            return self.from_layout(Layout::new(tree), &stage);
+            return self.bring_layout(Layout::new(tree), &stage);
         }
         self.keep(&stage, Staged { image: None, left_out }, Some(origin))
     }
@@ -171,8 +177,7 @@ impl<'m> Import<'_, 'm> {
         let digest = described.digest();
         self.expect(digest)?;
         self.meter.phase(Phase::Keeping, 0)?;
-        let was_there = self.store.find(&digest)?.is_some();
-        let kept = self.store.keep(stage, &described)?;
+        let (kept, was_there) = self.store.keep(stage, &described, &self.order.claim)?;
         let notes = notes(image.as_ref(), &left_out);
         if let Some(origin) = origin {
             let known = Known { digest: digest.to_string(), image: image.clone(), notes: notes.clone() };
@@ -195,9 +200,11 @@ impl<'m> Import<'_, 'm> {
     }
 
     fn known(&self, origin: &Digest) -> Result<Option<Imported>, ImportError> {
-        let Some((known, kept)) = self.store.known(origin) else { return Ok(None) };
+        let Some((known, _)) = self.store.known(origin) else { return Ok(None) };
         let Ok(digest) = known.digest.parse() else { return Ok(None) };
         self.expect(digest)?;
+        // It may have been discarded a moment ago; then it is brought again.
+        let Some(kept) = self.store.claim(&digest, &self.order.claim)? else { return Ok(None) };
         Ok(Some(Imported {
             digest,
             entries: kept.entries,

@@ -1,6 +1,6 @@
 //! From an archive, an image or a folder to a verified tree on a storage, named by the digest of what it holds.
 //! In: where it comes from, the storage, what is refused, left out or kept. Out: the digest, and what the image says of
-//! how it is run; `<storage>/templates/sha256-<hex>/{rootfs, tree, manifest.json}`, whole or not there at all.
+//! how it is run; `<storage>/templates/sha256-<hex>/{rootfs, tree, manifest.json, claim}`, whole or not there at all.
 //! Absent: the cluster. Whether anybody wants the template, and under which name, is decided elsewhere.
 //!
 //! **The digest** is the SHA-256 of the tree's description, the file `tree`, so that `sha256sum tree` prints it. One line
@@ -38,7 +38,9 @@ mod path;
 mod policy;
 mod progress;
 mod registry;
+mod room;
 mod store;
+mod survey;
 mod tree;
 
 pub use digest::Digest;
@@ -48,4 +50,5 @@ pub use import::{Imported, Order, import};
 pub use policy::{Limits, Policy, Treat};
 pub use progress::{Phase, Progress};
 pub use registry::Http;
-pub use store::{Kept, Store};
+pub use store::{Discarded, Kept};
+pub use survey::{discard, look, path_of, verify};

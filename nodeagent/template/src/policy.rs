@@ -42,10 +42,20 @@ pub struct Limits {
     /// may well be all zeros. Source: gzip reaches 1,032 at best, distributions 2 to 5.
     pub ratio: u64,
     pub ratio_from: u64,
+    /// Room that stays on the storage, in hundredths of its size but no more than `spare_max` bytes: containers write there.
+    pub spare_percent: u64,
+    pub spare_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { entries: 2_000_000, bytes: 64 << 30, ratio: 200, ratio_from: 256 << 20 }
+        Limits {
+            entries: 1_000_000,
+            bytes: 64 << 30,
+            ratio: 200,
+            ratio_from: 256 << 20,
+            spare_percent: 5,
+            spare_max: 1 << 30,
+        }
     }
 }

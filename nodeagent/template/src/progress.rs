@@ -109,7 +109,6 @@ mod tests {
             meter.entry();
         }
         meter.phase(Phase::Checking, 0).expect("goes on");
-        drop(meter);
         assert_eq!((told.first(), told.last()), (Some(&Phase::Reading), Some(&Phase::Checking)));
         assert!(told.len() < 100, "{} times", told.len());
     }

@@ -18,7 +18,9 @@ use crate::digest::Digest;
 use crate::error::ImportError;
 use crate::image::{self, DOCUMENTS, Descriptor, Document};
 use crate::layout::{self, DOCUMENT_MAX};
+use crate::policy::Limits;
 use crate::progress::{Meter, Phase};
+use crate::room;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A registry that sends nothing for so long is gone.
@@ -65,13 +67,12 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Fetches the image into a new layout at `into`: at most `bytes_max` bytes; without its layers if `known` says that its
-/// manifest is.
+/// Fetches the image into a new layout at `into`, within `limits`; without its layers if `known` says that its manifest is.
 pub fn fetch(
     reference: &Reference,
     into: &Path,
     meter: &Meter<'_>,
-    bytes_max: u64,
+    limits: &Limits,
     known: &dyn Fn(&Digest) -> bool,
 ) -> Result<(), ImportError> {
     // Errs if there is one already, which is as well.
@@ -90,7 +91,7 @@ pub fn fetch(
     let fetching = Fetching { client, reference, into, meter };
     runtime.block_on(async {
         tokio::select! {
-            done = fetching.all(bytes_max, known) => done,
+            done = fetching.all(limits, known) => done,
             error = called_off(meter) => Err(error),
         }
     })
@@ -115,7 +116,7 @@ struct Fetching<'a, 'm> {
 }
 
 impl Fetching<'_, '_> {
-    async fn all(&self, bytes_max: u64, known: &dyn Fn(&Digest) -> bool) -> Result<(), ImportError> {
+    async fn all(&self, limits: &Limits, known: &dyn Fn(&Digest) -> bool) -> Result<(), ImportError> {
         let blobs = self.into.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ImportError::io("make folder", &blobs))?;
         self.write(layout::MARK, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -140,9 +141,11 @@ impl Fetching<'_, '_> {
                     }
                     let wanted = if known(&digest) { &[][..] } else { &layers[..] };
                     let bytes = wanted.iter().fold(config.size, |sum, layer| sum.saturating_add(layer.size));
-                    if bytes > bytes_max {
-                        return Err(ImportError::TooMuch { what: "bytes of layers", max: bytes_max });
+                    if bytes > limits.bytes {
+                        return Err(ImportError::TooMuch { what: "bytes of layers", max: limits.bytes });
                     }
+                    // Fetched first and unpacked then: both are there for a while.
+                    room::ensure(self.into, bytes.saturating_mul(2), limits)?;
                     self.meter.phase(Phase::Fetching, bytes)?;
                     for blob in [&config].into_iter().chain(wanted) {
                         self.blob(blob).await?;

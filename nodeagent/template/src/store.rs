@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::error::ImportError;
 use crate::folder;
 use crate::image::Image;
-use crate::progress::{Meter, Phase, Progress};
+use crate::progress::{Meter, Phase};
 use crate::tree::{self, Description};
 
 const ROOTFS: &str = "rootfs";
@@ -23,6 +23,10 @@ const TREE: &str = "tree";
 const MANIFEST: &str = "manifest.json";
 /// What each source was the last time, so that it need not be read again.
 const ORIGINS: &str = "origins";
+/// Beside a template: which import brought it last.
+const CLAIM: &str = "claim";
+/// Held while a template is claimed or discarded, so that one of the two comes first.
+const LOCK: &str = ".lock";
 const FORMAT: u32 = 1;
 /// Differences that are named.
 const NAMED_MAX: usize = 3;
@@ -48,6 +52,15 @@ pub struct Known {
     pub notes: Vec<String>,
 }
 
+/// What became of a template that was to be discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    Gone,
+    Absent,
+    /// It stays: another import brought it since.
+    Claimed,
+}
+
 /// The templates of one storage.
 pub struct Store {
     folder: PathBuf,
@@ -62,12 +75,16 @@ impl Store {
             let why = "which is no absolute path to a folder that is there";
             return Err(ImportError::Unusable { found: path.to_owned(), why });
         }
-        let folder = path.join("templates");
-        let plain = owner.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });
-        let store = Store { owner: plain.collect(), folder };
+        let store = Store::at(path, owner);
         make_folder(&store.folder, 0o755)?;
         make_folder(&store.folder.join(ORIGINS), 0o700)?;
         Ok(store)
+    }
+
+    /// The same to look only: nothing is made.
+    pub fn at(path: &Path, owner: &str) -> Store {
+        let plain = owner.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });
+        Store { owner: plain.collect(), folder: path.join("templates") }
     }
 
     /// Below the storage, as a template's path is registered.
@@ -113,21 +130,58 @@ impl Store {
         Err(ImportError::Spoilt { digest: *digest, what })
     }
 
-    /// Verifies with nobody who is told.
-    pub fn verify_quietly(&self, digest: &Digest) -> Result<Kept, ImportError> {
-        let mut nobody = |_: &Progress| std::ops::ControlFlow::Continue(());
-        self.verify(digest, &Meter::new(&mut nobody))
+    /// Removes a template, unless another import than `claim` has brought it since.
+    pub fn discard(&self, digest: &Digest, claim: &str) -> Result<Discarded, ImportError> {
+        let stage = self.stage()?;
+        let place = self.place(digest);
+        let _lock = self.lock()?;
+        if !place.exists() {
+            return Ok(Discarded::Absent);
+        }
+        if self.claimed(digest) != claim {
+            return Ok(Discarded::Claimed);
+        }
+        // Gone for everybody in one step; what is in it is removed with the stage.
+        fs::rename(&place, stage.path.join("gone")).map_err(ImportError::io("discard", &place))?;
+        sync(&self.folder)?;
+        self.forget(digest);
+        Ok(Discarded::Gone)
     }
 
-    /// Removes a template. Not there is no error.
-    pub fn remove(&self, digest: &Digest) -> Result<(), ImportError> {
+    /// Who brought it last; empty where nobody says.
+    pub fn claimed(&self, digest: &Digest) -> String {
+        fs::read_to_string(self.place(digest).join(CLAIM)).unwrap_or_default()
+    }
+
+    /// Marks a template as brought by this import too, if it is there.
+    pub fn claim(&self, digest: &Digest, claim: &str) -> Result<Option<Kept>, ImportError> {
         let stage = self.stage()?;
-        let gone = stage.path.join("gone");
-        match fs::rename(self.place(digest), &gone) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ImportError::io("remove", &self.place(digest))(error))
+        let fresh = stage.path.join(CLAIM);
+        write_file(&fresh, claim.as_bytes())?;
+        let _lock = self.lock()?;
+        let Some(kept) = self.find(digest)? else { return Ok(None) };
+        let path = self.place(digest).join(CLAIM);
+        fs::rename(&fresh, &path).map_err(ImportError::io("claim", &path))?;
+        sync(&self.place(digest))?;
+        Ok(Some(kept))
+    }
+
+    /// Alone among all who claim and discard on this storage, until it is dropped.
+    fn lock(&self) -> Result<File, ImportError> {
+        let path = self.folder.join(LOCK);
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let lock = opened.map_err(ImportError::io("open", &path))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| ImportError::io("lock", &path)(errno.into()))?;
+        Ok(lock)
+    }
+
+    /// Forgets which sources were this template. What cannot be forgotten leads nowhere.
+    fn forget(&self, digest: &Digest) {
+        for entry in fs::read_dir(self.folder.join(ORIGINS)).into_iter().flatten().flatten() {
+            let known = fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice::<Known>(&text).ok());
+            if known.is_some_and(|known| known.digest == digest.to_string()) {
+                let _ = fs::remove_file(entry.path());
             }
-            _ => sync(&self.folder),
         }
     }
 
@@ -192,11 +246,11 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the staged tree durable and gives it its name, or finds it there already.
-    pub fn keep(&self, stage: &Stage, described: &Description) -> Result<Kept, ImportError> {
+    /// Makes the staged tree durable and gives it its name; `true` where it was there already.
+    pub fn keep(&self, stage: &Stage, described: &Description, claim: &str) -> Result<(Kept, bool), ImportError> {
         let digest = described.digest();
-        if let Some(kept) = self.find(&digest)? {
-            return Ok(kept);
+        if let Some(kept) = self.claim(&digest, claim)? {
+            return Ok((kept, true));
         }
         let kept =
             Kept { format: FORMAT, digest: digest.to_string(), entries: described.entries, bytes: described.bytes };
@@ -205,15 +259,16 @@ impl Store {
         let failed = |error| ImportError::io("keep", &whole)(error);
         fs::rename(stage.rootfs(), whole.join(ROOTFS)).map_err(failed)?;
         write_file(&whole.join(TREE), described.text.as_bytes())?;
+        write_file(&whole.join(CLAIM), claim.as_bytes())?;
         let mut manifest = serde_json::to_vec_pretty(&kept).expect("plain data");
         manifest.push(b'\n');
         write_file(&whole.join(MANIFEST), &manifest)?;
         // One call for the whole file system instead of one for each of a hundred thousand files.
         syncfs(&stage.lock).map_err(|errno| failed(errno.into()))?;
         match fs::rename(&whole, self.place(&digest)) {
-            Ok(()) => sync(&self.folder).map(|()| kept),
+            Ok(()) => sync(&self.folder).map(|()| (kept, false)),
             // Another node was faster; a folder that is not empty is never replaced.
-            Err(error) => self.find(&digest)?.ok_or_else(|| failed(error)),
+            Err(error) => self.claim(&digest, claim)?.map(|kept| (kept, true)).ok_or_else(|| failed(error)),
         }
     }
 }

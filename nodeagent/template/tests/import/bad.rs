@@ -233,6 +233,28 @@ fn what_would_fill_the_storage_or_the_memory_is_refused_before_it_does() {
 }
 
 #[test]
+fn what_leaves_no_room_is_refused_before_it_is_written() {
+    let room = Room::new();
+    let archive = room.file("a", &Tar::default().file("a", &[1; 600]).end());
+    fs::create_dir(room.beside("tree")).expect("folder");
+    // All of the storage is to stay free, and something is on it.
+    let limits = Limits { spare_percent: 100, spare_max: u64::MAX, ..Limits::default() };
+    for source in [archive, room.beside("tree")] {
+        let mut order = room.order(source);
+        order.limits = limits;
+        let error = refused(&room, run(&order));
+        assert!(matches!(error, ImportError::NoRoom { free, spare, .. } if free < spare), "{error}");
+        assert_eq!(error.reason(), "no-room");
+    }
+    // What a header promises counts before its first byte is there.
+    let promise = Tar::default().add(&Tar::header(EntryType::Regular, "a", 0o644, 1 << 50), b"").end();
+    let mut order = room.order(room.file("promise", &promise));
+    order.limits = Limits { bytes: u64::MAX, ..Limits::default() };
+    let error = refused(&room, run(&order));
+    assert!(matches!(error, ImportError::NoRoom { needed, .. } if needed == 1 << 50), "{error}");
+}
+
+#[test]
 fn sources_that_are_none_are_named() {
     let room = Room::new();
     for source in ["relative/path", "debian:12", "", "../up"] {

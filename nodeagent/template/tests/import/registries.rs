@@ -1,8 +1,10 @@
-//! Images from a registry on this machine: a few routes of the distribution protocol, as a registry answers them.
+//! Images from a registry on this machine: a few routes of the distribution protocol, as a registry answers them; and from
+//! a real one, `docker-registry`, where that program is installed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -118,4 +120,74 @@ fn waiting_for_a_registry_can_be_called_off() {
         if told > 2 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
     });
     assert!(matches!(refused(&room, outcome), ImportError::CalledOff));
+}
+
+/// Debian's registry on a port of its own, with its data in the room.
+struct Real(std::process::Child, String);
+
+impl Real {
+    /// `None`, said aloud, where there is no such program.
+    fn start(room: &Room) -> Option<Real> {
+        // Two takers of one port would be an accident of microseconds; the second says so and the test fails.
+        let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").to_string();
+        let data = room.beside("registry");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nhttp: {{addr: \"{address}\"}}\n\
+             storage: {{filesystem: {{rootdirectory: \"{}\"}}}}\n",
+            data.display()
+        );
+        let config = room.file("registry.yml", config.as_bytes());
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                println!("NOT RUN: images_of_a_real_registry_are_imported: docker-registry: {error}");
+                return None;
+            }
+        };
+        let mut real = Real(child, address);
+        while TcpStream::connect(&real.1).is_err() {
+            assert_eq!(real.0.try_wait().expect("a child"), None, "docker-registry ended");
+            std::thread::yield_now();
+        }
+        Some(real)
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn images_of_a_real_registry_are_imported() {
+    let room = Room::new();
+    let Some(real) = Real::start(&room) else { return };
+    let reference: oci_client::Reference = format!("{}/team/app:1", real.1).parse().expect("a reference");
+    let content = Tar::default().file("app", b"x").folder("srv").end();
+    let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let image = ImageParts::new(&[(layer, gzip(&content), content.clone())]);
+    let blob = |descriptor: &serde_json::Value| {
+        let digest: Digest = descriptor["digest"].as_str().expect("text").parse().expect("a digest");
+        (image.blobs[&digest].clone(), descriptor["mediaType"].as_str().expect("text").to_owned())
+    };
+    let (config, config_type) = blob(&image.manifest["config"]);
+    let (packed, layer_type) = blob(&image.manifest["layers"][0]);
+    let manifest = serde_json::from_value(image.manifest.clone()).expect("a manifest");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    runtime.block_on(async {
+        let protocol = oci_client::client::ClientProtocol::Http;
+        let client = oci_client::Client::new(oci_client::client::ClientConfig { protocol, ..Default::default() });
+        let layers = [oci_client::client::ImageLayer::new(packed, layer_type, None)];
+        let config = oci_client::client::Config::new(config, config_type, None);
+        let nobody = oci_client::secrets::RegistryAuth::Anonymous;
+        client.push(&reference, &layers, config, &nobody, Some(manifest)).await.expect("it is pushed");
+    });
+    let imported = room.import(format!("{}/team/app:1", real.1)).expect("imports");
+    assert_eq!(imported.digest, room.import_tar(&content).expect("imports").digest);
+    assert_eq!(imported.image.expect("said").env, ["A=b"]);
 }

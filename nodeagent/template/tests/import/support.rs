@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
-use template::{Bad, Digest, Http, ImportError, Imported, Limits, Order, Policy, import};
+use template::{Bad, Digest, Http, ImportError, Imported, Kept, Limits, Order, Policy, import, verify};
 
 pub struct Room {
     folder: TempDir,
@@ -41,6 +41,7 @@ impl Room {
             source: source.as_ref().to_str().expect("UTF-8").to_owned(),
             storage: self.storage(),
             owner: "n1".to_owned(),
+            claim: "first".to_owned(),
             expected: None,
             policy: Policy::default(),
             limits: Limits::default(),
@@ -86,6 +87,11 @@ impl Room {
 
 pub fn run(order: &Order) -> Result<Imported, ImportError> {
     import(order, &mut |_| ControlFlow::Continue(()))
+}
+
+/// Reads it again, with nobody who is told.
+pub fn verified(room: &Room, digest: &Digest) -> Result<Kept, ImportError> {
+    verify(&room.storage(), digest, &mut |_| ControlFlow::Continue(()))
 }
 
 /// The error of an import that must fail, after which the storage is as it was.
