@@ -6,6 +6,7 @@ mod formats;
 mod given;
 mod older;
 mod refused;
+mod templates;
 
 use std::time::{Duration, Instant};
 
