@@ -201,7 +201,7 @@ impl Client {
                 match replies.message().await {
                     Ok(Some(reply)) if phase(&reply) == v1::ImportPhase::Done => return Ok(reply),
                     Ok(Some(reply)) => {
-                        if phase(&reply) != v1::ImportPhase::Waiting {
+                        if !matches!(phase(&reply), v1::ImportPhase::Waiting | v1::ImportPhase::Unspecified) {
                             in_vain = 0;
                         }
                         tell(&reply);

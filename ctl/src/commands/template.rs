@@ -233,20 +233,24 @@ fn how_far(node: &str, phase: v1::ImportPhase, bytes: u64, bytes_total: u64, ent
 }
 
 /// Says how far something is: on a terminal in a line that is written over; elsewhere lines stay, and a tenth is news enough.
+/// Begins with the first word; until then it is a member that is waited for, and the client says so.
 struct Telling {
-    progress: Progress,
+    format: Format,
+    what: String,
+    progress: Option<Progress>,
     said: Option<(v1::ImportPhase, u64)>,
 }
 
 impl Telling {
     fn new(format: Format, what: &str) -> Telling {
-        Telling { progress: Progress::new(format, what), said: None }
+        Telling { format, what: what.to_owned(), progress: None, said: None }
     }
 
     fn tell(&mut self, node: &str, phase: v1::ImportPhase, bytes: u64, bytes_total: u64, entries: u64) {
         let tenth = (bytes * 10).checked_div(bytes_total).unwrap_or_default();
-        if self.progress.is_written_over() || self.said != Some((phase, tenth)) {
-            self.progress.say(&how_far(node, phase, bytes, bytes_total, entries));
+        let progress = self.progress.get_or_insert_with(|| Progress::new(self.format, &self.what));
+        if progress.is_written_over() || self.said != Some((phase, tenth)) {
+            progress.say(&how_far(node, phase, bytes, bytes_total, entries));
             self.said = Some((phase, tenth));
         }
     }
