@@ -188,7 +188,7 @@ impl Driven {
         Ok(all)
     }
 
-    fn start_spec(&self, order: &StartOrder, area: PathBuf, rootfs: Option<PathBuf>) -> StartSpec {
+    fn start_spec(&self, order: &StartOrder, area: PathBuf, layers: Vec<PathBuf>) -> StartSpec {
         let spec = &order.spec.spec;
         let name = spec.name.to_string();
         StartSpec {
@@ -202,7 +202,7 @@ impl Driven {
                 .map(ToString::to_string),
             env: self.environment(order, spec, &area),
             private_area: area,
-            rootfs,
+            layers,
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
             hostname: name.clone(),
@@ -242,7 +242,7 @@ impl Hands for Driven {
         check_command(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
         self.await_namespace(order.incarnation, order.policy).map_err(NotStarted::Failed)?;
         let storage = storage_of(&order.spec.storage.kind);
-        let rootfs = rootfs_of(&storage, &order.spec).map_err(failed)?;
+        let layers = layers_of(&storage, &order.spec).map_err(failed)?;
         let area = storage.prepare(order.key.0).map_err(failed)?;
         let claim = Claim {
             cluster: self.cluster,
@@ -264,7 +264,7 @@ impl Hands for Driven {
             storage: order.spec.storage.kind.clone(),
         };
         self.started().insert(order.key, started);
-        runtime.start(&self.start_spec(order, area, rootfs)).map_err(failed)
+        runtime.start(&self.start_spec(order, area, layers)).map_err(failed)
     }
 
     fn stop(&self, key: Key, grace: Duration) -> Result<(), String> {
@@ -290,7 +290,7 @@ impl Hands for Driven {
         let runtime = self.chosen()?;
         check_command(runtime.as_ref(), spec)?;
         let storage = storage_of(&spec.storage.kind);
-        storage.check().and_then(|()| rootfs_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
+        storage.check().and_then(|()| layers_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
     }
 
     /// A plain directory needs nothing that would have to be undone.
@@ -323,10 +323,11 @@ fn storage_of(kind: &StorageKind) -> DirectoryStorage {
     }
 }
 
-fn rootfs_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Option<PathBuf>, runtime::DriverError> {
+/// As [`StartSpec::layers`] has them; each is there.
+fn layers_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Vec<PathBuf>, runtime::DriverError> {
     match &*spec.template.path {
-        "" => Ok(None),
-        path => storage.template(path).map(Some),
+        "" => Ok(Vec::new()),
+        path => storage.template(path).map(|layer| vec![layer]),
     }
 }
 
