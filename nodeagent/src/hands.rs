@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cluster::agent::WantedSpec;
-use cluster::{BootId, ClusterId, ContainerSpec, Generation, Incarnation, NodeId, OnQuorumLoss, StorageKind};
+use cluster::{BootId, ClusterId, ContainerSpec, Generation, Incarnation, NodeId, OnQuorumLoss, StorageKind, Template};
 use decide::{Shape, Workload};
 use guard::Policy;
 
@@ -191,14 +191,18 @@ impl Driven {
     fn start_spec(&self, order: &StartOrder, area: PathBuf, layers: Vec<PathBuf>) -> StartSpec {
         let spec = &order.spec.spec;
         let name = spec.name.to_string();
+        let defaults = || order.spec.layers().rev().map(|template| &template.defaults);
+        let own = Some(&spec.command).into_iter().chain(defaults().map(|defaults| &defaults.command));
+        let command = own.into_iter().find(|command| !command.is_empty());
         StartSpec {
             workload: workload_of(order),
-            command: match (&*spec.command, &*order.spec.template.defaults.command) {
-                ([], []) => vec![INIT.to_owned()],
-                ([], command) | (command, _) => command.iter().map(ToString::to_string).collect(),
+            command: match command {
+                None => vec![INIT.to_owned()],
+                Some(command) => command.iter().map(ToString::to_string).collect(),
             },
-            working_dir: Some(&order.spec.template.defaults.working_dir)
-                .filter(|folder| !folder.is_empty())
+            working_dir: defaults()
+                .map(|defaults| &defaults.working_dir)
+                .find(|folder| !folder.is_empty())
                 .map(ToString::to_string),
             env: self.environment(order, spec, &area),
             private_area: area,
@@ -210,11 +214,12 @@ impl Driven {
         }
     }
 
-    /// The container's own words above its template's; ours are added, and nobody can pretend them.
+    /// The container's own words above its templates', the later above the earlier; ours are added, and nobody can pretend
+    /// them.
     fn environment(&self, order: &StartOrder, spec: &ContainerSpec, area: &std::path::Path) -> Vec<(String, String)> {
         let mut environment: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
-        let template = &order.spec.template.defaults.environment;
-        environment.extend(template.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let templates = order.spec.layers().flat_map(|template| template.defaults.environment.iter());
+        environment.extend(templates.map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         let ours = [
             ("QUORATE_BOOT", self.boot.to_string()),
@@ -239,7 +244,7 @@ impl Hands for Driven {
     fn start(&self, order: &StartOrder) -> Result<(), NotStarted> {
         let failed = |error: runtime::DriverError| NotStarted::Failed(chain(&error));
         let runtime = self.chosen().map_err(NotStarted::Failed)?;
-        check_command(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
+        check_runtime(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
         self.await_namespace(order.incarnation, order.policy).map_err(NotStarted::Failed)?;
         let storage = storage_of(&order.spec.storage.kind);
         let layers = layers_of(&storage, &order.spec).map_err(failed)?;
@@ -288,7 +293,7 @@ impl Hands for Driven {
 
     fn prepare(&self, _key: Key, spec: &WantedSpec) -> Result<(), String> {
         let runtime = self.chosen()?;
-        check_command(runtime.as_ref(), spec)?;
+        check_runtime(runtime.as_ref(), spec)?;
         let storage = storage_of(&spec.storage.kind);
         storage.check().and_then(|()| layers_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
     }
@@ -325,17 +330,26 @@ fn storage_of(kind: &StorageKind) -> DirectoryStorage {
 
 /// As [`StartSpec::layers`] has them; each is there.
 fn layers_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Vec<PathBuf>, runtime::DriverError> {
-    match &*spec.template.path {
-        "" => Ok(Vec::new()),
-        path => storage.template(path).map(|layer| vec![layer]),
+    let path = |template: &Template| match &*template.path {
+        "" => Ok(PathBuf::from("/")),
+        path => storage.template(path),
+    };
+    if spec.template.path.is_empty() && spec.applications.is_empty() {
+        return Ok(Vec::new());
     }
+    spec.layers().map(|template| path(template)).collect()
 }
 
-/// Only a root file system of a template's own has an init to start where no command is given, here or there.
-fn check_command(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
+/// Only a root file system of a template's own has an init to start where no command is given, here or there, and is
+/// something that others can be laid over.
+fn check_runtime(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
     let has_init = runtime.name() != "process" && !spec.template.path.is_empty();
-    if spec.spec.command.is_empty() && spec.template.defaults.command.is_empty() && !has_init {
+    let has_command = !spec.spec.command.is_empty() || spec.layers().any(|it| !it.defaults.command.is_empty());
+    if !has_command && !has_init {
         return Err(format!("it has no command, and with runtime {} its template has no init", runtime.name()));
+    }
+    if runtime.name() == "process" && !spec.applications.is_empty() {
+        return Err("it has application templates, and with runtime process nothing they could be laid over".to_owned());
     }
     Ok(())
 }

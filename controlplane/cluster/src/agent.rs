@@ -2,6 +2,7 @@
 //! Spoken by `replica` and `decide`; `proto` carries it. Source: safety.md, "Quorum leases" and "Epochs".
 //! Absent: no addresses and no secrets, who speaks is the connection's matter.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::command::{Registration, Report};
@@ -158,23 +159,47 @@ pub enum Wanted {
 }
 
 /// What it takes to start a container, looked up by the leader so that the agent needs no state of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedSpec {
     pub container: ContainerId,
     pub spec: Arc<ContainerSpec>,
     pub template: Arc<Template>,
     pub storage: Arc<Storage>,
+    /// Laid over the template, the lowest first.
+    pub applications: Arc<[Arc<Template>]>,
+}
+
+/// One without applications has the digest it always had.
+impl Hash for WantedSpec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let WantedSpec { container, spec, template, storage, applications } = self;
+        (container, spec, template, storage).hash(state);
+        if !applications.is_empty() {
+            applications.hash(state);
+        }
+    }
 }
 
 impl WantedSpec {
-    /// What a node needs to know to start `container`; `None` if its template or storage is no longer registered.
+    /// What a node needs to know to start `container`; `None` if a template or its storage is no longer registered.
     pub fn of(state: &State, container: &Container) -> Option<WantedSpec> {
+        let spec = &container.spec;
         Some(WantedSpec {
             container: container.id,
-            spec: container.spec.clone(),
-            template: state.template(&container.spec.template)?.clone(),
-            storage: state.storage(&container.spec.storage)?.clone(),
+            spec: spec.clone(),
+            template: state.template(&spec.template)?.clone(),
+            storage: state.storage(&spec.storage)?.clone(),
+            applications: spec
+                .application_templates
+                .iter()
+                .map(|name| state.template(name).cloned())
+                .collect::<Option<_>>()?,
         })
+    }
+
+    /// Every template it is made of, the lowest first.
+    pub fn layers(&self) -> impl DoubleEndedIterator<Item = &Arc<Template>> {
+        std::iter::once(&self.template).chain(self.applications.iter())
     }
 }
 

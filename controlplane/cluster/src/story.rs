@@ -74,6 +74,7 @@ pub fn spec(text: &str) -> ContainerSpec {
         restart: RestartPolicy::default(),
         on_quorum_loss: OnQuorumLoss::Stop,
         stop_grace: Span::seconds(30),
+        application_templates: Arc::default(),
     }
 }
 
@@ -91,15 +92,7 @@ impl Story {
         };
         let state = State::bootstrap(bootstrap);
         let mut story = Story { state, now: WallTime(1_000_000), suspects: BTreeSet::new(), events: Vec::new() };
-        story.done(Command::RegisterTemplate {
-            name: name("debian"),
-            version: "12".into(),
-            digest: "".into(),
-            kind: TemplateKind::Os,
-            path: "".into(),
-            bytes: 0,
-            defaults: Default::default(),
-        });
+        story.template("debian", TemplateKind::Os, "");
         let kind = StorageKind::Directory { path: "/srv/shared".into() };
         story.done(Command::RegisterStorage { name: name("shared"), kind });
         story
@@ -113,6 +106,12 @@ impl Story {
         }
         story.node(Role::Standby, 8);
         story
+    }
+
+    pub fn template(&mut self, called: &str, kind: TemplateKind, path: &str) {
+        let (name, version, path) = (name(called), "12".into(), path.into());
+        let defaults = Default::default();
+        self.done(Command::RegisterTemplate { name, version, digest: "".into(), kind, path, bytes: 0, defaults });
     }
 
     /// A new node that has joined and registered; its boot id is its number.

@@ -270,11 +270,13 @@ impl TryFrom<wire::WantedSpec> for Digested {
     type Error = ConvertError;
 
     fn try_from(wanted: wire::WantedSpec) -> Result<Digested> {
+        let applications: Vec<cluster::Template> = each("applications", wanted.applications)?;
         let spec = WantedSpec {
             container: ContainerId(wanted.container),
             spec: Arc::new(part("spec", wanted.spec)?),
             template: Arc::new(part("template", wanted.template)?),
             storage: Arc::new(part("storage", wanted.storage)?),
+            applications: applications.into_iter().map(Arc::new).collect(),
         };
         Ok(Digested(SpecDigest(wide("digest", &wanted.digest)?), Arc::new(spec)))
     }
@@ -284,13 +286,14 @@ impl From<&DesiredSet> for wire::DesiredSet {
     fn from(set: &DesiredSet) -> wire::DesiredSet {
         let DesiredSet { generation, incarnation, revision, terms, items, specs } = set;
         let spec = |(digest, wanted): &(SpecDigest, Arc<WantedSpec>)| {
-            let WantedSpec { container, spec, template, storage } = &**wanted;
+            let WantedSpec { container, spec, template, storage, applications } = &**wanted;
             wire::WantedSpec {
                 digest: wide_bytes(digest.0),
                 container: container.0,
                 spec: Some((&**spec).into()),
                 template: Some((&**template).into()),
                 storage: Some((&**storage).into()),
+                applications: applications.iter().map(|template| (&**template).into()).collect(),
             }
         };
         wire::DesiredSet {

@@ -259,6 +259,7 @@ fn spec(state: &State, container: &Container) -> v1::ContainerSpec {
         on_quorum_loss: v1::OnQuorumLoss::from(spec.on_quorum_loss).into(),
         storage: spec.storage.to_string(),
         stop_grace_ms: Some(millis(spec.stop_grace)),
+        application_templates: spec.application_templates.iter().map(ToString::to_string).collect(),
     }
 }
 

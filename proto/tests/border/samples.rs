@@ -56,6 +56,7 @@ pub fn spec() -> ContainerSpec {
         restart: RestartPolicy { condition: RestartCondition::OnFailure, max: 5, period: Span::seconds(77) },
         on_quorum_loss: OnQuorumLoss::Keep,
         stop_grace: Span::millis(1_234),
+        application_templates: Arc::default(),
     }
 }
 
@@ -632,6 +633,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         spec: Arc::new(spec()),
         template: state.templates().next().expect("a template").clone(),
         storage: state.storages().next().expect("a storage").clone(),
+        applications: Arc::default(),
     };
     let set = DesiredSet {
         generation: Generation(2),

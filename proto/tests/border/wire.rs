@@ -225,6 +225,27 @@ fn how_a_template_is_run_comes_back_from_the_log() {
     assert_eq!(log::decode(&log::encode(&entry)).expect("reads"), entry);
 }
 
+#[test]
+fn the_layers_of_a_container_come_back_and_ask_for_their_level() {
+    let (_, mut entry) = samples::entries().into_iter().find(|(name, _)| name == "create_container.0").expect("there");
+    let cluster::Command::CreateContainer { spec, .. } = &mut entry.command else { panic!("{entry:?}") };
+    std::sync::Arc::make_mut(spec).application_templates = [samples::name("web"), samples::name("shop")].into();
+    let written = log::encode(&entry);
+    assert_eq!(log::decode(&written).expect("reads"), entry);
+    assert_eq!(wire::LogEntry::from(&entry).feature_level, proto::level::SYSTEM);
+    let layered = |said: &ToAgent| match said {
+        ToAgent::Desired(set) => {
+            let mut set = (**set).clone();
+            let wanted = std::sync::Arc::make_mut(&mut set.specs[0].1);
+            wanted.applications = [wanted.template.clone(), wanted.template.clone()].into();
+            Some(ToAgent::Desired(std::sync::Arc::new(set)))
+        }
+        _ => None,
+    };
+    let order = samples::to_agent().iter().find_map(layered).expect("there is a desired set");
+    assert_eq!(ToAgent::try_from(wire::ToAgent::from(&order)).expect("reads"), order);
+}
+
 /// Members of two versions go on together until something new is used.
 #[test]
 fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {

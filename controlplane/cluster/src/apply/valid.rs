@@ -1,17 +1,17 @@
 //! What a request may hold: limits on every field, each with what is wrong and what is allowed.
 //! In: the parts of commands. Out: nothing, or the refusal that names the field.
-//! Absent: what depends on the rest of the state, but for owners, which must exist.
+//! Absent: what depends on the rest of the state, but for owners and application templates, which must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rejected, invalid};
+use super::{Kind, Rejected, invalid, not_found};
 use crate::model::container::{ContainerSpec, RestartPolicy};
 use crate::model::ids::NodeId;
 use crate::model::lease::LeaseTerms;
 use crate::model::node::NodeFacts;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
-use crate::model::template::TemplateDefaults;
+use crate::model::template::{TemplateDefaults, TemplateKind};
 use crate::model::time::Span;
 use crate::names::Names;
 use crate::state::State;
@@ -29,6 +29,8 @@ const STOP_GRACE_MAX: Span = Span::seconds(20 * 60);
 const RESTARTS_MAX: u32 = 100;
 const RESTART_PERIOD_MAX: Span = Span::seconds(30 * 24 * 60 * 60);
 const OWNERS_MAX: usize = 10_000;
+/// Their paths are options of one mount, which the kernel gives one page.
+const APPLICATION_TEMPLATES_MAX: usize = 16;
 const LABELS_MAX: usize = 64;
 const KEY_MAX: usize = 253;
 const LABEL_VALUE_MAX: usize = 255;
@@ -46,7 +48,8 @@ pub(super) fn spec(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> 
         return Err(invalid("stop_grace", format!("{} is above {STOP_GRACE_MAX}", spec.stop_grace)));
     }
     restart(spec.restart)?;
-    owners(state, spec)
+    owners(state, spec)?;
+    application_templates(state, spec)
 }
 
 fn resources(resources: Resources) -> Result<(), Rejected> {
@@ -149,6 +152,41 @@ fn owners(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
     }
     if possible.len().max(preferred.len()) > OWNERS_MAX {
         return Err(invalid("possible_owners", format!("more than {OWNERS_MAX} owners")));
+    }
+    Ok(())
+}
+
+/// Each is there and made to be laid over another, none is named twice, and what they are laid over is not one of them.
+/// Looked at only where there are any: containers without were taken before there was such a thing, and still are.
+fn application_templates(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
+    const FIELD: &str = "application_templates";
+    let names = &spec.application_templates;
+    if names.is_empty() {
+        return Ok(());
+    }
+    if names.len() > APPLICATION_TEMPLATES_MAX {
+        let problem = format!("{} templates; at most {APPLICATION_TEMPLATES_MAX} are allowed", names.len());
+        return Err(invalid(FIELD, problem));
+    }
+    if state.template(&spec.template).is_some_and(|template| template.kind == TemplateKind::Application) {
+        let problem = format!("{} is an application template; they are laid over one of an OS", spec.template);
+        return Err(invalid("template", problem));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names.iter() {
+        let template = state.template(name).ok_or_else(|| not_found(Kind::Template, name))?;
+        if template.kind != TemplateKind::Application {
+            return Err(invalid(
+                FIELD,
+                format!("{name} is the template of an OS; only those of applications are laid over one"),
+            ));
+        }
+        if template.path.is_empty() {
+            return Err(invalid(FIELD, format!("{name} has no files: it was registered without a path")));
+        }
+        if !seen.insert(name) {
+            return Err(invalid(FIELD, format!("{name} is named twice")));
+        }
     }
     Ok(())
 }
