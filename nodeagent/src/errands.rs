@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use cluster::NodeId;
 use proto::wire::errand_word::Word;
 use proto::wire::{self, TemplateTreatment, errand, from_agent};
-use template::{Http, ImportError, Imported, Limits, Order, Phase, Policy, Progress, Treat};
+use template::{Http, ImportError, Imported, Layer, Limits, Order, Phase, Policy, Progress, Treat};
 use tokio::sync::mpsc as words;
 
 use crate::copies;
@@ -186,6 +186,7 @@ fn order(node: NodeId, asked: &wire::ImportTemplate) -> Result<Order, String> {
         owner: node.to_string(),
         claim: asked.claim.clone(),
         expected,
+        layer: if asked.over_others { Layer::Over } else { Layer::Base },
         policy: Policy {
             set_id: treat(asked.set_id(), usual.set_id),
             capabilities: treat(asked.capabilities(), usual.capabilities),

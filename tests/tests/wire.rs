@@ -153,12 +153,14 @@ fn agent_hears() -> Vec<to_agent::Message> {
         devices: wire::TemplateTreatment::LeaveOut.into(),
         fifos: wire::TemplateTreatment::Refuse.into(),
         claim: "ab/1".into(),
+        over_others: false,
     };
     let place = wire::TemplatePlace {
         storage_path: "/srv/quorate".into(),
         path: "templates/sha256-ab/rootfs".into(),
         digest: "sha256:ab".into(),
         claim: "ab/1".into(),
+        over_others: false,
     };
     let places = || wire::TemplatePlaces { places: vec![place.clone()] };
     let errands = [

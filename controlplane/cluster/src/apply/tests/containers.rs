@@ -121,7 +121,11 @@ fn what_a_spec_is_made_of_counts_in_its_hash_and_nothing_that_it_does_not_say() 
     assert_eq!(layered(&[]), hash);
     let [one, two, turned] = [layered(&["x"]), layered(&["x", "y"]), layered(&["y", "x"])];
     assert!(hash != one && one != two && two != turned);
-    assert_eq!(format!("{hash:032x}"), "9ffa8c448a5fae959b2ca677ce6fc1a7", "specs of older snapshots would hash otherwise");
+    assert_eq!(
+        format!("{hash:032x}"),
+        "9ffa8c448a5fae959b2ca677ce6fc1a7",
+        "specs of older snapshots would hash otherwise"
+    );
 }
 
 #[test]
