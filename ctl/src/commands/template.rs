@@ -1,6 +1,7 @@
 //! Templates: what containers are made of.
 
 mod copies;
+mod sync;
 
 use std::collections::BTreeMap;
 
@@ -81,6 +82,11 @@ pub enum Template {
         #[arg(long, default_value = "", hide_default_value = true)]
         node: String,
     },
+    /// Brings imported templates to the nodes that lack them on a storage; exits with an error where one still does
+    ///
+    /// Each node copies from another storage it finds them on, and keeps what has the right digest. Repeat it after it was
+    /// broken off: what is there is not brought again.
+    Sync(sync::Sync),
     /// Forgets a template that no container uses, and removes its files if it was imported and no other template shares them
     Remove {
         name: String,
@@ -182,6 +188,7 @@ pub async fn run(session: &Session, verb: Template) -> Result<()> {
         Template::Verify { name, storage, node } => {
             copies::verify(session, v1::VerifyTemplateRequest { template: name, storage, node }).await
         }
+        Template::Sync(wanted) => sync::run(session, wanted).await,
         Template::Remove { name, keep_files } => {
             let digest = if keep_files { None } else { copies::unshared(session, &name).await? };
             let request = v1::RemoveTemplateRequest { request_id: String::new(), template: name.clone() };

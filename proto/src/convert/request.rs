@@ -346,7 +346,7 @@ macro_rules! identified {
     )+};
 }
 
-identified!(JoinRequest, AddMemberRequest, ImportTemplateRequest, DiscardTemplateRequest);
+identified!(JoinRequest, AddMemberRequest, ImportTemplateRequest, SyncTemplatesRequest, DiscardTemplateRequest);
 
 /// Requests whose command is made of little: who asks, and one expression. Before it stands the object it is about, or
 /// how its fields are called where that is not as everywhere.

@@ -127,10 +127,16 @@ impl Lab {
     /// The same of another template that holds the witness.
     #[track_caller]
     pub fn run_from(&self, template: &str, node: &str, name: &str, count: usize) -> Vec<String> {
+        self.run_layered(template, &[], node, name, count)
+    }
+
+    /// The same with application templates laid over it.
+    #[track_caller]
+    pub fn run_layered(&self, template: &str, apps: &[&str], node: &str, name: &str, count: usize) -> Vec<String> {
         let names: Vec<String> = (1..=count).map(|at| format!("{name}-{at}")).collect();
         let item = |name: &String| {
             json!({"desired": "DESIRED_STATE_RUNNING", "spec": {
-                "name": name, "template": template, "storage": "shared",
+                "name": name, "template": template, "applicationTemplates": apps, "storage": "shared",
                 "command": [program("quoratectl").canonicalize().expect("a program"), "dev", "witness"],
                 "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
                 "preferredOwners": [{"nodes": [node]}],

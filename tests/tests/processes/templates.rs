@@ -220,3 +220,126 @@ fn what_an_import_refuses_leaves_nothing() {
     let good = import(&cluster, "copied", &cluster.path().join("tree"), &[]);
     assert!(good.code == Some(0), "{good:?}");
 }
+
+/// Folders of files, imported as application templates; their digests.
+fn applications(cluster: &Cluster, files: &[(&str, &[(&str, &str)])]) -> Vec<String> {
+    let bring = |(name, files): &(&str, &[(&str, &str)])| {
+        let tree = cluster.path().join(name);
+        for (path, content) in *files {
+            let path = tree.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, content).expect("written");
+        }
+        let imported = import(cluster, name, &tree, &["--kind", "application"]);
+        assert_eq!(imported.code, Some(0), "{imported:?}");
+        let imported: Value = serde_json::from_str(&imported.out).expect("JSON");
+        imported["template"]["digest"].as_str().expect("a digest").to_owned()
+    };
+    files.iter().map(bring).collect()
+}
+
+#[test]
+fn application_templates_lie_over_that_of_the_os_in_the_order_they_are_named() {
+    let Some(cluster) = with_crun("layers") else { return };
+    let imported = import(&cluster, "packed", &packed(&cluster), &[]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    let lower: &[(&str, &str)] = &[("etc/stamp", "lower\n"), ("etc/which", "lower\n"), ("srv/lower", "l")];
+    let upper: &[(&str, &str)] = &[("etc/which", "upper\n"), ("srv/upper", "u")];
+    applications(&cluster, &[("lower", lower), ("upper", upper)]);
+
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    let of = |apps: &[&str]| json!({ "template": "packed", "applicationTemplates": apps, "resources": resources });
+    cluster.create("both", of(&["lower", "upper"]));
+    cluster.create("turned", of(&["upper", "lower"]));
+    cluster.create("none", of(&[]));
+    let files = ["etc/stamp", "etc/which", "srv/lower", "srv/upper"];
+    for (container, wanted) in [
+        ("both", ["lower\n", "upper\n", "l", "u"]),
+        ("turned", ["lower\n", "lower\n", "l", "u"]),
+        ("none", ["packed\n", "", "", ""]),
+    ] {
+        let seen = cluster.until_runs(container);
+        let [pid] = cluster.living(container)[..] else { panic!("{container}: {seen}") };
+        let read = |file| std::fs::read_to_string(format!("/proc/{pid}/root/{file}")).unwrap_or_default();
+        assert_eq!(files.map(read), wanted, "{container}");
+    }
+    let shown = good(&cluster, &["container", "show", "both"]);
+    assert_eq!(shown["container"]["spec"]["applicationTemplates"], json!(["lower", "upper"]), "{shown}");
+
+    // What cannot be is refused by name, and what is in use stays.
+    let refused: [(&[&str], &str); 5] = [
+        (&["--template", "packed", "--app", "packed"], "packed is the template of an OS"),
+        (&["--template", "lower", "--app", "upper"], "lower is an application template"),
+        (&["--template", "lower"], "lower is an application template"),
+        (&["--template", "packed", "--app", "upper", "--app", "upper"], "upper is named twice"),
+        (&["--template", "packed", "--app", "upper", "--app", "none"], "there is no template none"),
+    ];
+    for (words, says) in refused {
+        let create = ["container", "create", "bad", "--storage", "shared", "--memory", "1MiB", "--cpu", "10m"];
+        let ended = ctl(&cluster, &[&create, words].concat());
+        assert!(matches!(ended.code, Some(4 | 5)) && ended.err.contains(says), "{words:?}: {ended:?}");
+    }
+    let used = ctl(&cluster, &["template", "remove", "upper"]);
+    assert!(used.code == Some(5) && used.err.contains("2 containers"), "{used:?}");
+}
+
+#[test]
+fn templates_are_brought_to_another_storage_once_and_checked_there() {
+    let Some(cluster) = with_crun("sync") else { return };
+    let imported = import(&cluster, "packed", &packed(&cluster), &[]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    applications(&cluster, &[("app", &[("srv/app", "a")])]);
+    let second = cluster.path().join("second");
+    std::fs::create_dir(&second).expect("a folder");
+    good(&cluster, &["storage", "add", "second", "--path", &second.display().to_string()]);
+    let results = |reply: &Value| -> Vec<[String; 4]> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let all = reply["nodes"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|it| ["template", "node", "from", "wasThere"].map(|field| text(&it[field]))).collect()
+    };
+    let row = |row: [&str; 4]| row.map(str::to_owned);
+
+    // Both nodes see the storage: the first one copies, the other finds it there.
+    let one = good(&cluster, &["template", "sync", "packed", "--storage", "second"]);
+    assert_eq!(results(&one), [row(["packed", "node-1", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
+    let all = good(&cluster, &["template", "sync", "--storage", "second", "--node", "node-2", "--verify"]);
+    assert_eq!(results(&all), [row(["app", "node-2", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
+    let more = json!({ "template": "packed", "applicationTemplates": ["app"], "storage": "second",
+        "resources": { "cpuMillis": 100, "memoryBytes": 64 << 20 } });
+    cluster.create("web", more);
+    cluster.until_runs("web");
+    let [pid] = cluster.living("web")[..] else { panic!("it runs once") };
+    let root = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+    assert!(root.lines().any(|line| line.contains(&format!("={}", second.display()))), "{root}");
+
+    // What is damaged there is said of the node that read it, and is not copied over.
+    let digest = imported.out.split("\"digest\": \"sha256:").nth(1).and_then(|it| it.get(..64)).expect("a digest");
+    let stamp = second.join(format!("templates/sha256-{digest}/rootfs/etc/stamp"));
+    std::fs::write(&stamp, "forged\n").expect("written");
+    let damaged = ctl(&cluster, &["template", "sync", "packed", "--storage", "second", "--verify"]);
+    assert!(damaged.code == Some(5) && damaged.err.contains("etc/stamp is changed"), "{damaged:?}");
+    // Another source is taken only if it is the same.
+    let third = cluster.path().join("third");
+    std::fs::create_dir(&third).expect("a folder");
+    good(&cluster, &["storage", "add", "third", "--path", &third.display().to_string()]);
+    let tree = cluster.path().join("tree").display().to_string();
+    let from = ["template", "sync", "packed", "--storage", "third", "--node", "node-1", "--from"];
+    let other = ctl(&cluster, &[&from[..], &[&cluster.path().join("app").display().to_string()]].concat());
+    assert!(other.code == Some(5) && other.err.contains("has digest sha256:"), "{other:?}");
+    let same = good(&cluster, &[&from[..], &[&tree]].concat());
+    assert_eq!(results(&same), [row(["packed", "node-1", "", "false"])]);
+
+    let refused: [(&[&str], &str); 7] = [
+        (&["none", "--storage", "second"], "there is no template none"),
+        (&["packed", "--storage", "none"], "there is no storage none"),
+        (&["packed", "--storage", "second", "--node", "none"], "there is no node none"),
+        (&["packed", "--storage", "second", "--node", "node-1,node-1"], "node-1 is named twice"),
+        (&["packed", "packed", "--storage", "second"], "packed is named twice"),
+        (&["plain", "--storage", "second"], "plain was not imported"),
+        (&["packed", "app", "--storage", "second", "--from", &tree], "one source cannot be 2 templates"),
+    ];
+    for (words, says) in refused {
+        let ended = ctl(&cluster, &[&["template", "sync"], words].concat());
+        assert!(matches!(ended.code, Some(4 | 5)) && ended.err.contains(says), "{words:?}: {ended:?}");
+    }
+}
