@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cluster::agent::{
     Answer, DesiredItem, DesiredSet, Heartbeat, HeartbeatReply, MembershipIdentity, Refusal, SpecDigest, ToAgent,
-    ToLeader, Wanted, WantedSpec,
+    ToLeader, Wanted, WantedSpec, Watch,
 };
 use cluster::apply::{Done, Kind, Rejected};
 use cluster::command::{Command, Entry, IntentOrder, Registration, Report, Reported, SettingsChange};
@@ -258,6 +258,7 @@ pub fn commands() -> Vec<(String, Command)> {
                 reason: "an end overran".into(),
             }],
         ),
+        ("report_node", vec![Command::ReportNode { node, incarnation, report: Arc::new(report()) }]),
         ("acknowledge_terms", vec![Command::AcknowledgeTerms { node, incarnation, terms: terms() }]),
         ("remove_node", vec![Command::RemoveNode { node }]),
         ("restart_container", vec![Command::RestartContainer { container }]),
@@ -538,6 +539,13 @@ pub fn state() -> State {
         },
         members: members.map(|member| (member.id, Arc::new(member))).collect(),
         nodes: nodes().into_iter().map(|node| (node.id, Arc::new(node))).collect(),
+        node_reports: [(NodeId(2), Arc::new(KeptReport {
+            incarnation: Incarnation(20),
+            since: Revision(21),
+            report: Arc::new(report()),
+        }))]
+        .into_iter()
+        .collect(),
         containers: containers().into_iter().map(|container| (container.id, Arc::new(container))).collect(),
         statuses: observed.enumerate().map(status).collect(),
         templates: [TemplateKind::Os, TemplateKind::Application]
@@ -577,6 +585,18 @@ pub fn state() -> State {
     })
 }
 
+/// One finding of each kind.
+pub fn report() -> NodeReport {
+    let areas = [AreaMethod::Unknown, AreaMethod::Overlay, AreaMethod::Reflink, AreaMethod::Copy];
+    let finding = |(place, areas): (usize, AreaMethod)| {
+        let fault = if place == 0 { "its path is no folder".into() } else { "".into() };
+        let (bytes_total, bytes_free) = (1 << 40, (1 << 39) + place as u64);
+        let latency = Span::millis(10 + place as u64);
+        (name(&format!("storage-{place}")), StorageFinding { fault, bytes_total, bytes_free, latency, areas })
+    };
+    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()) }
+}
+
 pub fn heartbeat() -> Heartbeat {
     Heartbeat {
         generation: Generation(1),
@@ -612,6 +632,7 @@ pub fn to_leader() -> Vec<ToLeader> {
         ToLeader::Report { incarnation, reports: reports() },
         ToLeader::TermsInForce { incarnation, terms: terms() },
         ToLeader::ClassChanged { incarnation, class: FencingClass::F0, reason: "an end overran".into() },
+        ToLeader::Finds { incarnation, report: Arc::new(report()) },
         ToLeader::Holding { incarnation, revision: Revision(60), missing: vec![ContainerId(1), ContainerId(2)] },
     ];
     all.extend(proofs().into_iter().map(|proof| ToLeader::Ended { incarnation, proof }));
@@ -640,6 +661,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         terms: terms(),
         items: [Wanted::Run, Wanted::Stop, Wanted::Prepare].into_iter().enumerate().map(item).collect(),
         specs: vec![(SpecDigest(u128::MAX), Arc::new(wanted))],
+        watch: Arc::new(Watch::of(&state)),
     };
     vec![
         ToAgent::Registered {

@@ -158,6 +158,8 @@ pub enum ToNode {
     JournalSynced { sequence: u64 },
     Slot(GuardSays),
     Looked { ask: u64 },
+    /// It looks at what it watches.
+    Finds,
     Happened { container: ContainerId, epoch: Epoch, what: Box<decide::Happened> },
 }
 
