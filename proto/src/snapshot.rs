@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cluster::sessions::{Remembered, Session, Sessions};
 use cluster::{
-    Brake, ClusterId, ContainerId, Decision, Generation, Incarnation, KeptReport, NodeId, Revision, SessionId, State, StateHash, Status, Truth, WallTime,
+    Brake, ClusterId, ContainerId, Decision, Generation, Incarnation, KeptReport, NodeId, Revision, SessionId, State,
+    StateHash, Status, Truth, WallTime,
 };
 use planted::planted;
 use prost::Message;

@@ -135,6 +135,7 @@ fn agent_says() -> Vec<from_agent::Message> {
 fn agent_hears() -> Vec<to_agent::Message> {
     use to_agent::Message as To;
     let mut all: Vec<To> = samples::to_agent().iter().filter_map(|said| wire::ToAgent::from(said).message).collect();
+    all.push(To::Welcome(wire::AgentWelcome { member: 3, feature_level: 0 }));
     all.push(To::Welcome(wire::AgentWelcome { member: 3, feature_level: 4 }));
     all.push(To::NotLeader(wire::NotLeader {
         leader: 2,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, MembershipIdentity, ToAgent, ToLeader, WantedSpec, Watch};
 use cluster::{
-    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, NodeReport, OnQuorumLoss,
-    Span,
+    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, NodeReport,
+    OnQuorumLoss, Span,
 };
 
 use crate::journal::Record;

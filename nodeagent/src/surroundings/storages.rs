@@ -28,11 +28,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub const USUAL: Pace = Pace {
-        every: Duration::from_secs(5),
-        hangs_after: Duration::from_secs(10),
-        tick: Duration::from_millis(500),
-    };
+    pub const USUAL: Pace =
+        Pace { every: Duration::from_secs(5), hangs_after: Duration::from_secs(10), tick: Duration::from_millis(500) };
 }
 
 /// Latencies that are looked at together: one slow write is no news.
@@ -179,8 +176,11 @@ mod tests {
 
     use super::*;
 
-    const FAST: Pace =
-        Pace { every: Duration::from_millis(5), hangs_after: Duration::from_millis(60), tick: Duration::from_millis(5) };
+    const FAST: Pace = Pace {
+        every: Duration::from_millis(5),
+        hangs_after: Duration::from_millis(60),
+        tick: Duration::from_millis(5),
+    };
 
     fn storage(name: &str) -> Arc<Storage> {
         let kind = StorageKind::Directory { path: format!("/srv/{name}").into() };

@@ -363,7 +363,12 @@ impl Agents for Service {
                 let _ = down.send(say(to_agent::Message::NotLeader(not))).await;
                 return;
             }
-            let _ = down.send(say(to_agent::Message::Welcome(wire::AgentWelcome { member: id, feature_level: proto::FEATURE_LEVEL }))).await;
+            let _ = down
+                .send(say(to_agent::Message::Welcome(wire::AgentWelcome {
+                    member: id,
+                    feature_level: proto::FEATURE_LEVEL,
+                })))
+                .await;
             shared.truth().sessions.push(id);
             let mut changed = shared.changed.subscribe();
             loop {

@@ -3,9 +3,9 @@
 
 use cluster::placement::Score;
 use cluster::{
-    AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name, Names as _, Node,
-    NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision, Settings, Span, State, Status,
-    Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced, WallTime,
+    AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name,
+    Names as _, Node, NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision,
+    Settings, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced, WallTime,
 };
 
 use crate::v1;

@@ -539,13 +539,7 @@ pub fn state() -> State {
         },
         members: members.map(|member| (member.id, Arc::new(member))).collect(),
         nodes: nodes().into_iter().map(|node| (node.id, Arc::new(node))).collect(),
-        node_reports: [(NodeId(2), Arc::new(KeptReport {
-            incarnation: Incarnation(20),
-            since: Revision(21),
-            report: Arc::new(report()),
-        }))]
-        .into_iter()
-        .collect(),
+        node_reports: Default::default(),
         containers: containers().into_iter().map(|container| (container.id, Arc::new(container))).collect(),
         statuses: observed.enumerate().map(status).collect(),
         templates: [TemplateKind::Os, TemplateKind::Application]
@@ -583,6 +577,12 @@ pub fn state() -> State {
         decisions: triggers().into_iter().enumerate().map(decision).collect(),
         sessions: Sessions::restore(sessions, Some(SessionId(6))),
     })
+}
+
+/// Said by the second node; not in `state`, which the first level can hold.
+pub fn kept_report() -> (NodeId, Arc<KeptReport>) {
+    let (incarnation, since, report) = (Incarnation(20), Revision(21), Arc::new(report()));
+    (NodeId(2), Arc::new(KeptReport { incarnation, since, report }))
 }
 
 /// One finding of each kind.
@@ -661,7 +661,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         terms: terms(),
         items: [Wanted::Run, Wanted::Stop, Wanted::Prepare].into_iter().enumerate().map(item).collect(),
         specs: vec![(SpecDigest(u128::MAX), Arc::new(wanted))],
-        watch: Arc::new(Watch::of(&state)),
+        watch: Arc::default(),
     };
     vec![
         ToAgent::Registered {
@@ -671,7 +671,8 @@ pub fn to_agent() -> Vec<ToAgent> {
             terms: terms(),
         },
         ToAgent::NotRegistered { current: Incarnation(0), reason: "must be fenced first".into() },
-        ToAgent::Desired(Arc::new(set)),
+        ToAgent::Desired(Arc::new(set.clone())),
+        ToAgent::Desired(Arc::new(DesiredSet { watch: Arc::new(Watch::of(&state)), ..set })),
         ToAgent::Void { incarnation: Incarnation(20) },
     ]
 }

@@ -49,7 +49,11 @@ fn report_of_another_incarnation_or_of_nobody_is_refused() {
     }
     let nobody = Command::ReportNode { node: NodeId(99), incarnation: current, report: report("") };
     assert_eq!(story.outcome(nobody).expect_err("there is no such node").code(), "not-found");
-    story.done(Command::BeginFencing { node: NODE, incarnation: current, cause: FenceCause::Operator { reason: "it smokes".into() } });
+    story.done(Command::BeginFencing {
+        node: NODE,
+        incarnation: current,
+        cause: FenceCause::Operator { reason: "it smokes".into() },
+    });
     let late = says(&story, "");
     assert_eq!(story.outcome(late).expect_err("it is being fenced").code(), "stale-incarnation");
     assert_eq!(story.state.node_report(NODE), None);
@@ -76,7 +80,8 @@ fn report_that_would_fill_the_log_is_refused() {
     let mut story = Story::with_nodes(1);
     let incarnation = story.incarnation(NODE);
     let many = (0..2_000).map(|number| (name(&format!("s{number}")), StorageFinding::default())).collect();
-    for report in [Arc::new(NodeReport { storages: Arc::new(many) }), report(&"x".repeat(5_000)), report("a\u{1b}[2J")] {
+    for report in [Arc::new(NodeReport { storages: Arc::new(many) }), report(&"x".repeat(5_000)), report("a\u{1b}[2J")]
+    {
         let refused = story.outcome(Command::ReportNode { node: NODE, incarnation, report });
         assert_eq!(refused.expect_err("it is too much").field(), Some("report.storages"));
     }
