@@ -12,7 +12,7 @@ pub const FEATURE_LEVEL: u32 = SYSTEM;
 const FIRST: u32 = 1;
 /// Templates know their size and how they are run; agents take errands.
 pub const TEMPLATES: u32 = 2;
-/// Containers are systems: application templates are laid over that of an OS.
+/// System containers on Hardware Nodes: nodes report what they find; application templates are laid over that of an OS.
 pub const SYSTEM: u32 = 4;
 
 /// What states hash to has been the same since this level: a snapshot of an older one is not compared with its hash.
@@ -23,6 +23,7 @@ pub fn of_command(command: &Command) -> u32 {
     match command {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
         Command::CreateContainer { spec, .. } => of_spec(spec),
+        Command::ReportNode { .. } => SYSTEM,
         _ => FIRST,
     }
 }
@@ -31,7 +32,8 @@ pub fn of_command(command: &Command) -> u32 {
 pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
     let containers = truth.containers.values().map(|container| of_spec(&container.spec));
-    templates.chain(containers).max().unwrap_or(FIRST)
+    let reports = truth.node_reports.values().map(|_| SYSTEM);
+    templates.chain(containers).chain(reports).max().unwrap_or(FIRST)
 }
 
 fn of_spec(spec: &ContainerSpec) -> u32 {

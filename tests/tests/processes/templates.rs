@@ -291,7 +291,7 @@ fn templates_are_brought_to_another_storage_once_and_checked_there() {
     applications(&cluster, &[("app", &[("srv/app", "a")])]);
     let second = cluster.path().join("second");
     std::fs::create_dir(&second).expect("a folder");
-    good(&cluster, &["storage", "add", "second", "--path", &second.display().to_string()]);
+    good(&cluster, &["storage", "register", "second", "--directory", &second.display().to_string()]);
     let results = |reply: &Value| -> Vec<[String; 4]> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let all = reply["nodes"].as_array().cloned().unwrap_or_default();
@@ -321,7 +321,7 @@ fn templates_are_brought_to_another_storage_once_and_checked_there() {
     // Another source is taken only if it is the same.
     let third = cluster.path().join("third");
     std::fs::create_dir(&third).expect("a folder");
-    good(&cluster, &["storage", "add", "third", "--path", &third.display().to_string()]);
+    good(&cluster, &["storage", "register", "third", "--directory", &third.display().to_string()]);
     let tree = cluster.path().join("tree").display().to_string();
     let from = ["template", "sync", "packed", "--storage", "third", "--node", "node-1", "--from"];
     let other = ctl(&cluster, &[&from[..], &[&cluster.path().join("app").display().to_string()]].concat());
