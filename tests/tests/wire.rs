@@ -161,7 +161,6 @@ fn agent_hears() -> Vec<to_agent::Message> {
         path: "templates/sha256-ab/rootfs".into(),
         digest: "sha256:ab".into(),
         claim: "ab/1".into(),
-        over_others: false,
     };
     let places = || wire::TemplatePlaces { places: vec![place.clone()] };
     let errands = [
