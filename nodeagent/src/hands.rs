@@ -26,6 +26,7 @@ use crate::drivers::starters::Starters;
 use crate::drivers::storage::{DirectoryStorage, Storage};
 use crate::guarding::Guarding;
 use crate::identity::Identity;
+use crate::shelves::Shelves;
 use crate::work::{Hands, Key, NotStarted, StartOrder};
 
 /// From a registration to a namespace workloads can be born into; the guard makes one in milliseconds.
@@ -51,6 +52,7 @@ pub struct Driven {
     /// What starts are made with; `None` when nothing works here.
     chosen: OnceLock<Option<Arc<dyn Runtime>>>,
     started: Mutex<BTreeMap<Key, Started>>,
+    shelves: Shelves,
 }
 
 /// What this agent began itself.
@@ -81,7 +83,7 @@ pub struct Proven {
 }
 
 impl Driven {
-    pub fn new(config: &Config, identity: &Identity, guarding: &Guarding) -> Driven {
+    pub fn new(config: &Config, identity: &Identity, guarding: &Guarding, shelves: Shelves) -> Driven {
         let starters = Starters::new(&config.run_dir);
         let path = std::env::var("PATH").unwrap_or_default();
         let oci = |name: &'static str| -> Arc<dyn Runtime> {
@@ -101,6 +103,7 @@ impl Driven {
             runtimes,
             chosen: OnceLock::new(),
             started: Mutex::default(),
+            shelves,
         }
     }
 
@@ -235,6 +238,28 @@ impl Driven {
         environment.into_iter().collect()
     }
 
+    /// As [`StartSpec::layers`] has them; each is there. On the storage of the private area, or on another one where the
+    /// digest says that it is the same.
+    fn layers_of(&self, storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Vec<PathBuf>, runtime::DriverError> {
+        if spec.template.path.is_empty() && spec.applications.is_empty() {
+            return Ok(Vec::new());
+        }
+        let layer = |template: &Template| {
+            if template.path.is_empty() {
+                return Ok(PathBuf::from("/"));
+            }
+            let own = storage.template(&template.path);
+            if own.is_ok() && !self.shelves.is_damaged(storage.path(), &template.digest) {
+                return own;
+            }
+            match self.shelves.elsewhere(storage.path(), template) {
+                Some(other) => DirectoryStorage::new(other).template(&template.path),
+                None => own,
+            }
+        };
+        spec.layers().map(|template| layer(template)).collect()
+    }
+
     fn started(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Started>> {
         self.started.lock().expect("nothing panics while it holds what was started")
     }
@@ -247,7 +272,7 @@ impl Hands for Driven {
         check_runtime(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
         self.await_namespace(order.incarnation, order.policy).map_err(NotStarted::Failed)?;
         let storage = storage_of(&order.spec.storage.kind);
-        let layers = layers_of(&storage, &order.spec).map_err(failed)?;
+        let layers = self.layers_of(&storage, &order.spec).map_err(failed)?;
         let area = storage.prepare(order.key.0).map_err(failed)?;
         let claim = Claim {
             cluster: self.cluster,
@@ -295,7 +320,7 @@ impl Hands for Driven {
         let runtime = self.chosen()?;
         check_runtime(runtime.as_ref(), spec)?;
         let storage = storage_of(&spec.storage.kind);
-        storage.check().and_then(|()| layers_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
+        storage.check().and_then(|()| self.layers_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
     }
 
     /// A plain directory needs nothing that would have to be undone.
@@ -326,18 +351,6 @@ fn storage_of(kind: &StorageKind) -> DirectoryStorage {
     match kind {
         StorageKind::Directory { path } => DirectoryStorage::new(path.as_ref()),
     }
-}
-
-/// As [`StartSpec::layers`] has them; each is there.
-fn layers_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Vec<PathBuf>, runtime::DriverError> {
-    let path = |template: &Template| match &*template.path {
-        "" => Ok(PathBuf::from("/")),
-        path => storage.template(path),
-    };
-    if spec.template.path.is_empty() && spec.applications.is_empty() {
-        return Ok(Vec::new());
-    }
-    spec.layers().map(|template| path(template)).collect()
 }
 
 /// Only a root file system of a template's own has an init to start where no command is given, here or there, and is

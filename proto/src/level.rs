@@ -3,7 +3,8 @@
 //! members of two versions go on together until something new is really used; before that, the leader asks who can read it.
 //! Absent: who is of which level; that is said in each hello and known where the leader is.
 
-use cluster::{Command, ContainerSpec, TemplateDefaults, Truth};
+use cluster::placement::Rejection;
+use cluster::{Command, ContainerSpec, Decision, TemplateDefaults, Truth};
 
 /// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
 pub const FEATURE_LEVEL: u32 = SYSTEM;
@@ -24,6 +25,9 @@ pub fn of_command(command: &Command) -> u32 {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
         Command::CreateContainer { spec, .. } => of_spec(spec),
         Command::ReportNode { .. } => SYSTEM,
+        Command::Assign { decision, .. }
+        | Command::RecordUnplaceable { decision, .. }
+        | Command::BeginHandover { decision, .. } => of_decision(decision),
         _ => FIRST,
     }
 }
@@ -33,7 +37,16 @@ pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
     let containers = truth.containers.values().map(|container| of_spec(&container.spec));
     let reports = truth.node_reports.values().map(|_| SYSTEM);
-    templates.chain(containers).chain(reports).max().unwrap_or(FIRST)
+    let decisions = truth.decisions.values().map(|decision| of_decision(decision));
+    templates.chain(containers).chain(reports).chain(decisions).max().unwrap_or(FIRST)
+}
+
+/// Nodes that report are refused for what they report.
+fn of_decision(decision: &Decision) -> u32 {
+    let is_new = |reason: &Rejection| {
+        matches!(reason, Rejection::TemplateMissing { .. } | Rejection::TemplateDamaged { .. } | Rejection::AgentTooOld)
+    };
+    if decision.rejections.iter().any(|count| is_new(&count.reason)) { SYSTEM } else { FIRST }
 }
 
 fn of_spec(spec: &ContainerSpec) -> u32 {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::command::{Registration, Report};
 use crate::model::container::{Container, ContainerSpec, OnQuorumLoss};
 use crate::model::fence::{FencingClass, Proof};
-use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, NodeId, Revision};
+use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Name, NodeId, Revision};
 use crate::model::lease::LeaseTerms;
 use crate::model::report::NodeReport;
 use crate::model::storage::Storage;
@@ -149,11 +149,29 @@ pub struct DesiredSet {
 pub struct Watch {
     /// By name, ascending.
     pub storages: Vec<Arc<Storage>>,
+    /// Those that have files, to be looked for on every storage. By name, ascending.
+    pub templates: Vec<WatchedTemplate>,
+}
+
+/// As much of a template as it takes to look for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedTemplate {
+    pub name: Name,
+    pub digest: Arc<str>,
+    pub path: Arc<str>,
+    pub registered: Revision,
 }
 
 impl Watch {
     pub fn of(state: &State) -> Watch {
-        Watch { storages: state.storages().cloned().collect() }
+        let templates = state.templates().filter(|template| !template.path.is_empty());
+        let watched = |template: &Arc<Template>| WatchedTemplate {
+            name: template.name.clone(),
+            digest: Arc::clone(&template.digest),
+            path: Arc::clone(&template.path),
+            registered: template.registered,
+        };
+        Watch { storages: state.storages().cloned().collect(), templates: templates.map(watched).collect() }
     }
 }
 

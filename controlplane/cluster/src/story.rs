@@ -11,9 +11,11 @@ use crate::model::container::*;
 use crate::model::decision::{Decision, Trigger};
 use crate::model::fence::{FenceCause, FencingClass, Proof};
 use crate::model::ids::*;
+use crate::model::inventory::{Inventory, Shelf};
 use crate::model::lease::Profile;
 use crate::model::member::Member;
 use crate::model::node::{Health, NodeFacts, Role};
+use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::storage::StorageKind;
@@ -112,6 +114,19 @@ impl Story {
         let (name, version, path) = (name(called), "12".into(), path.into());
         let defaults = Default::default();
         self.done(Command::RegisterTemplate { name, version, digest: "".into(), kind, path, bytes: 0, defaults });
+    }
+
+    /// `node` says what it finds on storages: which templates are whole, which damaged; all others it looked for in vain.
+    pub fn reports_templates(&mut self, node: NodeId, shelves: &[(&str, &[&str], &[&str])]) {
+        let names = |names: &[&str]| names.iter().map(|text| name(text)).collect();
+        let seen = self.state.revision();
+        let shelf = |(storage, present, damaged): &(&str, &[&str], &[&str])| {
+            (name(storage), Shelf { seen, present: names(present), damaged: names(damaged) })
+        };
+        let templates = Inventory { shelves: Arc::new(shelves.iter().map(shelf).collect()) };
+        let report = Arc::new(NodeReport { templates, ..NodeReport::default() });
+        let incarnation = self.health(node).incarnation();
+        self.done(Command::ReportNode { node, incarnation, report });
     }
 
     /// A new node that has joined and registered; its boot id is its number.

@@ -286,7 +286,7 @@ pub async fn discard(
         let state = seated.handle.read().await?;
         let node = node(&state, &asked.node)?;
         // Where every version so far has put what it imported.
-        let mut places = places(&state, None, &format!("templates/sha256-{hex}/rootfs"), &asked.digest);
+        let mut places = places(&state, None, &Template::imported_path(hex), &asked.digest);
         let (node, mut awaited) =
             errands::ask(&seated.sessions, &state, node, || errand::What::SurveyTemplates(orders(&places)))?;
         let seen = found(&node.name, &mut awaited, places.len()).await?;

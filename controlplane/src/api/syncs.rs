@@ -82,15 +82,11 @@ async fn begin(
 
 /// Those that were named, or every one that was imported.
 fn templates(state: &State, asked: &v1::SyncTemplatesRequest) -> Result<Vec<Arc<Template>>, Problem> {
-    let is_imported = |template: &Template| {
-        let hex = template.digest.strip_prefix("sha256:").unwrap_or_default();
-        !hex.is_empty() && *template.path == *format!("templates/sha256-{hex}/rootfs")
-    };
     let mut found: Vec<Arc<Template>> = Vec::new();
     for (at, name) in asked.templates.iter().enumerate() {
         let field = format!("templates[{at}]");
         let template = copies::template(state, name).map_err(|problem| problem.at(field.as_str()))?;
-        if !is_imported(template) {
+        if !template.is_imported() {
             let text = format!("{name} was not imported: nothing says what a copy of it must hold");
             let problem = Problem::new(Code::FailedPrecondition, "not-imported", text).at(field);
             return Err(problem.hint("`quoratectl template import` brings one that can be copied"));
@@ -101,7 +97,7 @@ fn templates(state: &State, asked: &v1::SyncTemplatesRequest) -> Result<Vec<Arc<
         found.push(Arc::clone(template));
     }
     if asked.templates.is_empty() {
-        found = state.templates().filter(|template| is_imported(template)).cloned().collect();
+        found = state.templates().filter(|template| template.is_imported()).cloned().collect();
     }
     if found.len() > TEMPLATES_MAX {
         let text = format!("{} templates; at most {TEMPLATES_MAX} at once", found.len());

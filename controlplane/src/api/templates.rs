@@ -66,7 +66,7 @@ impl TemplateService for Templates {
                     let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
                     let found = state.templates().filter(|template| after(template.name.as_str()));
                     let mut templates: Vec<_> =
-                        found.take(page.size + 1).map(|template| view::template(template)).collect();
+                        found.take(page.size + 1).map(|template| view::template_where(state, template)).collect();
                     let page = page.cut(&mut templates, |template| template.name.clone());
                     Ok(v1::ListTemplatesReply { templates, page: Some(page), revision: state.revision().0 })
                 },

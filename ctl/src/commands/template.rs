@@ -3,8 +3,6 @@
 mod copies;
 mod sync;
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use proto::v1;
@@ -63,7 +61,7 @@ pub enum Template {
         #[arg(long)]
         plain_http: bool,
     },
-    /// The templates, by name, and the nodes that lack them
+    /// The templates, by name, and the nodes that have said that they lack them, or have not looked yet (?)
     #[command(visible_alias = "ls")]
     List {
         /// Answer from what the member asked has applied, also without a majority
@@ -175,13 +173,7 @@ pub async fn run(session: &Session, verb: Template) -> Result<()> {
         Template::List { stale } => {
             let request = v1::ListTemplatesRequest { page: None, stale };
             let reply = session.client.ask_all(request).await.context("list the templates")?;
-            // Programs ask for an inventory where they want one: it takes as long as the slowest node.
-            let missing = match !session.format.is_for_programs() && !stale {
-                true => copies::missing(session).await,
-                false => None,
-            };
-            session
-                .print("ListTemplatesReply", &reply, || shown(&reply.templates, missing.as_ref(), session.is_wide()));
+            session.print("ListTemplatesReply", &reply, || shown(&reply.templates, session.is_wide()));
             Ok(())
         }
         Template::Show { name } => copies::show(session, &name).await,
@@ -271,8 +263,7 @@ fn imported(reply: &v1::ImportTemplateReply) -> String {
     lines.join("\n")
 }
 
-/// `missing`: by template, the nodes that have it on no storage.
-fn shown(templates: &[v1::Template], missing: Option<&BTreeMap<String, String>>, wide: bool) -> String {
+fn shown(templates: &[v1::Template], wide: bool) -> String {
     let rows = templates.iter().map(|template| {
         let mut row = vec![
             template.name.clone(),
@@ -281,17 +272,50 @@ fn shown(templates: &[v1::Template], missing: Option<&BTreeMap<String, String>>,
             dash(&template.path),
             if template.bytes == 0 { dash("") } else { memory(template.bytes) },
             dash(&template.digest),
+            dash(&lacking(template, wide)),
         ];
-        row.extend(missing.map(|missing| dash(missing.get(&template.name).map_or("", String::as_str))));
         if wide {
             row.push(template.registered_revision.to_string());
         }
         row
     });
-    let mut headings = vec!["name", "kind", "version", "path", "size", "digest"];
-    headings.extend(missing.map(|_| "missing on"));
+    let mut headings = vec!["name", "kind", "version", "path", "size", "digest", "missing on"];
     if wide {
         headings.push("since revision");
     }
     table(&headings, rows)
+}
+
+/// The nodes that do not have it, as they reported; one that has not said yet with a question mark.
+fn lacking(template: &v1::Template, wide: bool) -> String {
+    const NAMED: usize = 3;
+    let missing = template.missing_on.iter().cloned();
+    let damaged = template.damaged_on.iter().map(|node| format!("{node} (damaged)"));
+    let unknown = template.unknown_on.iter().map(|node| format!("{node}?"));
+    let mut all: Vec<String> = missing.chain(damaged).chain(unknown).collect();
+    if !wide && all.len() > NAMED {
+        let more = all.len() - NAMED;
+        all.truncate(NAMED);
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_lack_it_are_named_the_certain_ones_first() {
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
+        let template = v1::Template {
+            missing_on: names(&["n-2"]),
+            damaged_on: names(&["n-1"]),
+            unknown_on: names(&["n-3", "n-4"]),
+            ..v1::Template::default()
+        };
+        assert_eq!(lacking(&template, true), "n-2, n-1 (damaged), n-3?, n-4?");
+        assert_eq!(lacking(&template, false), "n-2, n-1 (damaged), n-3?, and 1 more");
+        assert_eq!(lacking(&v1::Template::default(), false), "");
+    }
 }

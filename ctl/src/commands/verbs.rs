@@ -29,7 +29,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("node remove n", &["NodeService.Remove"]),
     ("template register t", &["TemplateService.Register"]),
     ("template import t --from /srv/t.tar --storage s", &[IMPORT]),
-    ("template list", &["TemplateService.List", "TemplateService.Inventory"]),
+    ("template list", &["TemplateService.List"]),
     ("template show t", &["TemplateService.List", "TemplateService.Inventory"]),
     ("template verify t", &[VERIFY]),
     ("template sync t --storage s", &[SYNC]),

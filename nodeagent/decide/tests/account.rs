@@ -16,7 +16,10 @@ fn shared() -> Name {
 
 fn found(fault: &str) -> Input {
     let finding = StorageFinding { fault: fault.into(), ..StorageFinding::default() };
-    Input::Finds(Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(shared(), finding)])) }))
+    Input::Finds(Arc::new(NodeReport {
+        storages: Arc::new(BTreeMap::from([(shared(), finding)])),
+        ..NodeReport::default()
+    }))
 }
 
 fn finds(effects: &[Effect]) -> Vec<String> {

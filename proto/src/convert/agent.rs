@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use cluster::agent::{
     Answer, DesiredItem, DesiredSet, Heartbeat, HeartbeatReply, MembershipIdentity, Refusal, SpecDigest, ToAgent,
-    ToLeader, Wanted, WantedSpec, Watch,
+    ToLeader, Wanted, WantedSpec, Watch, WatchedTemplate,
 };
 use cluster::command::Registration;
 use cluster::{
     BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Revision, Storage,
+    Template,
 };
 
 use super::node::ascending;
@@ -280,7 +281,7 @@ impl TryFrom<wire::WantedSpec> for Digested {
     type Error = ConvertError;
 
     fn try_from(wanted: wire::WantedSpec) -> Result<Digested> {
-        let applications: Vec<cluster::Template> = each("applications", wanted.applications)?;
+        let applications: Vec<Template> = each("applications", wanted.applications)?;
         let spec = WantedSpec {
             container: ContainerId(wanted.container),
             spec: Arc::new(part("spec", wanted.spec)?),
@@ -294,8 +295,11 @@ impl TryFrom<wire::WantedSpec> for Digested {
 
 impl From<&Watch> for wire::Watch {
     fn from(watch: &Watch) -> wire::Watch {
-        let Watch { storages } = watch;
-        wire::Watch { storages: storages.iter().map(|storage| (&**storage).into()).collect() }
+        let Watch { storages, templates } = watch;
+        wire::Watch {
+            storages: storages.iter().map(|storage| (&**storage).into()).collect(),
+            templates: templates.iter().map(watched_template).collect(),
+        }
     }
 }
 
@@ -304,8 +308,30 @@ impl TryFrom<wire::Watch> for Watch {
 
     fn try_from(watch: wire::Watch) -> Result<Watch> {
         let storages: Vec<Storage> = each("storages", watch.storages)?;
-        Ok(Watch { storages: storages.into_iter().map(Arc::new).collect() })
+        let templates = watch.templates.into_iter().map(template_to_watch).collect::<Result<_>>()?;
+        Ok(Watch { storages: storages.into_iter().map(Arc::new).collect(), templates })
     }
+}
+
+/// Every set names all templates: what follows from the digest is not said.
+fn watched_template(template: &WatchedTemplate) -> wire::WatchedTemplate {
+    let WatchedTemplate { name, digest, path, registered } = template;
+    let follows = digest.strip_prefix("sha256:").is_some_and(|hex| *Template::imported_path(hex) == **path);
+    wire::WatchedTemplate {
+        name: name.to_string(),
+        digest: text(digest),
+        path: if follows { String::new() } else { text(path) },
+        registered: registered.0,
+    }
+}
+
+fn template_to_watch(said: wire::WatchedTemplate) -> Result<WatchedTemplate> {
+    let path = match (said.path.as_str(), said.digest.strip_prefix("sha256:")) {
+        ("", Some(hex)) => Template::imported_path(hex).into(),
+        (path, _) => path.into(),
+    };
+    let (name, registered) = (name("templates.name", &said.name)?, Revision(said.registered));
+    Ok(WatchedTemplate { name, digest: said.digest.into(), path, registered })
 }
 
 impl From<&DesiredSet> for wire::DesiredSet {

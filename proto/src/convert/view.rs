@@ -5,7 +5,8 @@ use cluster::placement::Score;
 use cluster::{
     AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name,
     Names as _, Node, NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision,
-    Settings, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced, WallTime,
+    Settings, Sight, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced,
+    WallTime,
 };
 
 use crate::v1;
@@ -72,7 +73,7 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
 /// What the node said last of what it finds.
 pub fn node_report(state: &State, node: &Node) -> Option<v1::NodeReport> {
     let kept = state.node_report(node.id)?;
-    let NodeReport { storages } = &*kept.report;
+    let NodeReport { storages, templates: _ } = &*kept.report;
     Some(v1::NodeReport {
         storages: storages.iter().map(|(storage, found)| storage_finding(node, storage, found)).collect(),
         incarnation: kept.incarnation.0,
@@ -390,7 +391,23 @@ pub fn template(template: &Template) -> v1::Template {
         command: defaults.command.iter().map(ToString::to_string).collect(),
         environment: (*defaults.environment).clone(),
         working_dir: defaults.working_dir.to_string(),
+        ..v1::Template::default()
     }
+}
+
+/// The same with the nodes that do not find its files.
+pub fn template_where(state: &State, template: &Template) -> v1::Template {
+    let mut shown = self::template(template);
+    let looks_for_it = |node: &&std::sync::Arc<Node>| !template.path.is_empty() && node.health != Health::Joined;
+    for node in state.nodes().filter(looks_for_it) {
+        match state.sight(node, template) {
+            Sight::Present => {}
+            Sight::Absent => shown.missing_on.push(node.name.to_string()),
+            Sight::Damaged => shown.damaged_on.push(node.name.to_string()),
+            Sight::Unknown => shown.unknown_on.push(node.name.to_string()),
+        }
+    }
+    shown
 }
 
 pub fn storage(storage: &Storage) -> v1::Storage {

@@ -595,7 +595,7 @@ pub fn report() -> NodeReport {
         let latency = Span::millis(10 + place as u64);
         (name(&format!("storage-{place}")), StorageFinding { fault, bytes_total, bytes_free, latency, areas })
     };
-    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()) }
+    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()), ..NodeReport::default() }
 }
 
 pub fn heartbeat() -> Heartbeat {

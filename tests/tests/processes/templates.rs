@@ -221,6 +221,42 @@ fn what_an_import_refuses_leaves_nothing() {
     assert!(good.code == Some(0), "{good:?}");
 }
 
+/// Waits until every node has looked for `template`, and these alone find it on no storage.
+#[track_caller]
+fn until_missing_on(cluster: &Cluster, template: &str, nodes: &[&str]) {
+    until("every node has said whether it finds the template", || {
+        let seen = cluster.read("/v1/templates")["templates"].clone();
+        let seen = seen.as_array()?.iter().find(|it| it["name"] == template)?;
+        (seen["missingOn"] == json!(nodes) && seen["unknownOn"] == json!([])).then_some(())
+    });
+}
+
+#[test]
+fn a_container_waits_for_its_template_and_says_so() {
+    let Some(cluster) = with_crun("missing") else { return };
+    packed(&cluster);
+    let by_hand = ["template", "register", "by-hand", "--path", "templates/by-hand"];
+    good(&cluster, &by_hand);
+    until_missing_on(&cluster, "by-hand", &["node-1", "node-2"]);
+    let shown = run("quoratectl", &["--server", &cluster.members[0].api, "template", "list"], &[]);
+    assert!(shown.out.contains("node-1, node-2"), "{shown:?}");
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    cluster.create("web", json!({ "template": "by-hand", "resources": resources }));
+    let why = until("the planner has said why it waits", || {
+        let why = good(&cluster, &["container", "why", "web"]);
+        (why["decision"]["rejections"] != json!([])).then_some(why)
+    });
+    assert_eq!(why["decision"]["rejections"], json!([{ "rule": "template-missing", "nodes": 2 }]), "{why}");
+    let says = "template by-hand is on no storage the node sees; `quoratectl template sync by-hand --storage shared`";
+    assert!(why.to_string().contains(says), "{why}");
+    assert_eq!(cluster.container("web")["state"], "CONTAINER_STATE_UNPLACED");
+    let place = cluster.share().join("templates/by-hand");
+    std::fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
+    std::fs::rename(cluster.path().join("tree"), place).expect("moved");
+    cluster.until_runs("web");
+    until_missing_on(&cluster, "by-hand", &[]);
+}
+
 /// Folders of files, imported as application templates; their digests.
 fn applications(cluster: &Cluster, files: &[(&str, &[(&str, &str)])]) -> Vec<String> {
     let bring = |(name, files): &(&str, &[(&str, &str)])| {
@@ -299,18 +335,34 @@ fn templates_are_brought_to_another_storage_once_and_checked_there() {
     };
     let row = |row: [&str; 4]| row.map(str::to_owned);
 
+    // A copy with the same digest on another storage will do.
+    until_missing_on(&cluster, "packed", &[]);
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    cluster.create("early", json!({ "template": "packed", "storage": "second", "resources": resources }));
+    cluster.until_runs("early");
+    let lower = |container: &str| {
+        let [pid] = cluster.living(container)[..] else { panic!("{container} runs once") };
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
+        let options = root.split_once("lowerdir=").expect("an overlay").1;
+        options.split(',').next().expect("layers").to_owned()
+    };
+    assert!(lower("early").starts_with(&cluster.share().display().to_string()), "{}", lower("early"));
+
     // Both nodes see the storage: the first one copies, the other finds it there.
     let one = good(&cluster, &["template", "sync", "packed", "--storage", "second"]);
     assert_eq!(results(&one), [row(["packed", "node-1", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
     let all = good(&cluster, &["template", "sync", "--storage", "second", "--node", "node-2", "--verify"]);
     assert_eq!(results(&all), [row(["app", "node-2", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
-    let more = json!({ "template": "packed", "applicationTemplates": ["app"], "storage": "second",
-        "resources": { "cpuMillis": 100, "memoryBytes": 64 << 20 } });
-    cluster.create("web", more);
+    until_missing_on(&cluster, "app", &[]);
+    let apps =
+        json!({ "template": "packed", "applicationTemplates": ["app"], "storage": "second", "resources": resources });
+    cluster.create("web", apps);
     cluster.until_runs("web");
-    let [pid] = cluster.living("web")[..] else { panic!("it runs once") };
-    let root = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
-    assert!(root.lines().any(|line| line.contains(&format!("={}", second.display()))), "{root}");
+    let layers = lower("web");
+    let [app, os] = layers.split(':').collect::<Vec<_>>()[..] else { panic!("two layers: {layers}") };
+    let own = second.display().to_string();
+    assert!(app.starts_with(&own) && os.starts_with(&own) && app != os, "{layers}");
 
     // What is damaged there is said of the node that read it, and is not copied over.
     let digest = imported.out.split("\"digest\": \"sha256:").nth(1).and_then(|it| it.get(..64)).expect("a digest");

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Kind, Rejected, invalid, not_found};
 use crate::model::container::{ContainerSpec, RestartPolicy};
-use crate::model::ids::NodeId;
+use crate::model::ids::{Name, NodeId};
+use crate::model::inventory::Inventory;
 use crate::model::lease::LeaseTerms;
 use crate::model::node::NodeFacts;
 use crate::model::report::NodeReport;
@@ -35,6 +36,8 @@ const APPLICATION_TEMPLATES_MAX: usize = 16;
 const LABELS_MAX: usize = 64;
 const KEY_MAX: usize = 253;
 const LABEL_VALUE_MAX: usize = 255;
+/// On all storages of a node together.
+const TEMPLATES_MAX: usize = 10_000;
 /// What is wrong with one of many things.
 const FAULT_MAX: usize = 512;
 /// One line of text about something.
@@ -275,12 +278,30 @@ pub(super) fn facts(facts: &NodeFacts) -> Result<(), Rejected> {
 
 /// Whatever else a report holds is bounded here too: a node that has gone mad must not fill the log.
 pub(super) fn report(report: &NodeReport) -> Result<(), Rejected> {
-    let NodeReport { storages } = report;
+    let NodeReport { storages, templates } = report;
+    inventory(templates)?;
     if storages.len() > ITEMS_MAX {
         let problem = format!("{} storages; at most {ITEMS_MAX} are allowed", storages.len());
         return Err(invalid("report.storages", problem));
     }
     storages.values().try_for_each(|finding| line("report.storages", &finding.fault, FAULT_MAX))
+}
+
+fn inventory(inventory: &Inventory) -> Result<(), Rejected> {
+    const FIELD: &str = "report.templates";
+    let shelves = &inventory.shelves;
+    if shelves.len() > ITEMS_MAX {
+        return Err(invalid(FIELD, format!("{} storages; at most {ITEMS_MAX} are allowed", shelves.len())));
+    }
+    let named: usize = shelves.values().map(|shelf| shelf.present.len() + shelf.damaged.len()).sum();
+    if named > TEMPLATES_MAX {
+        return Err(invalid(FIELD, format!("{named} copies of templates; at most {TEMPLATES_MAX} are allowed")));
+    }
+    let ordered = |names: &[Name]| names.is_sorted_by(|one, next| one < next);
+    match shelves.values().all(|shelf| ordered(&shelf.present) && ordered(&shelf.damaged)) {
+        true => Ok(()),
+        false => Err(invalid(FIELD, "names must be in ascending order, none twice")),
+    }
 }
 
 pub(super) fn terms(terms: LeaseTerms) -> Result<(), Rejected> {

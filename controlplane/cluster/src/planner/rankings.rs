@@ -31,6 +31,7 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape {
     template: Name,
+    application_templates: Arc<[Name]>,
     storage: Name,
     cpu_millis: u64,
     memory_bytes: u64,
@@ -64,6 +65,7 @@ impl Shape {
         let counts = container.start_failures.iter().filter(|failure| failure.counts(state.clock()));
         Shape {
             template: spec.template.clone(),
+            application_templates: Arc::clone(&spec.application_templates),
             storage: spec.storage.clone(),
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,

@@ -96,6 +96,7 @@ fn layers_are_application_templates_each_once_over_an_os() {
 fn templates_laid_over_others_are_kept_while_a_container_is_made_of_them() {
     let mut story = Story::with_nodes(1);
     let apps = with_applications(&mut story, 2);
+    story.reports_templates(N1, &[]);
     let id = story.run(ContainerSpec { application_templates: apps.clone().into(), ..spec("a") });
     for template in apps.iter().chain([&name("debian")]) {
         let refused = story.refused(Command::RemoveTemplate { name: template.clone() });

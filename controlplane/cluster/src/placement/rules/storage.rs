@@ -4,7 +4,7 @@ use super::Case;
 use crate::placement::Rejection;
 
 pub(super) fn rule(case: &Case) -> Result<(), Rejection> {
-    if case.seeker.storage_known {
+    if case.seeker.storage.is_some() {
         return Ok(());
     }
     Err(Rejection::StorageUnknown { storage: case.container.spec.storage.clone() })
