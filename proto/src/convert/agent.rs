@@ -13,7 +13,7 @@ use cluster::{
 };
 
 use super::node::ascending;
-use super::{ConvertError, Result, choice, each, maybe, part, required, same_variants, text, wide, wide_bytes};
+use super::{ConvertError, Result, choice, each, maybe, name, part, required, same_variants, text, wide, wide_bytes};
 use crate::wire::{self, from_agent, heartbeat_reply, to_agent};
 
 same_variants! {
@@ -315,10 +315,10 @@ impl TryFrom<wire::Watch> for Watch {
 
 /// Every set names all templates: what follows from the digest is not said.
 fn watched_template(template: &WatchedTemplate) -> wire::WatchedTemplate {
-    let WatchedTemplate { name, digest, path, registered } = template;
+    let WatchedTemplate { name: called, digest, path, registered } = template;
     let follows = digest.strip_prefix("sha256:").is_some_and(|hex| *Template::imported_path(hex) == **path);
     wire::WatchedTemplate {
-        name: name.to_string(),
+        name: called.to_string(),
         digest: text(digest),
         path: if follows { String::new() } else { text(path) },
         registered: registered.0,
@@ -330,8 +330,8 @@ fn template_to_watch(said: wire::WatchedTemplate) -> Result<WatchedTemplate> {
         ("", Some(hex)) => Template::imported_path(hex).into(),
         (path, _) => path.into(),
     };
-    let (name, registered) = (name("templates.name", &said.name)?, Revision(said.registered));
-    Ok(WatchedTemplate { name, digest: said.digest.into(), path, registered })
+    let (called, registered) = (name("templates.name", &said.name)?, Revision(said.registered));
+    Ok(WatchedTemplate { name: called, digest: said.digest.into(), path, registered })
 }
 
 impl From<&DesiredSet> for wire::DesiredSet {

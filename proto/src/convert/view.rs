@@ -5,7 +5,7 @@ use cluster::placement::Score;
 use cluster::{
     AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name,
     Names as _, Node, NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision,
-    Settings, Sight, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced,
+    Settings, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, TemplateSight, Unplaced,
     WallTime,
 };
 
@@ -401,10 +401,10 @@ pub fn template_where(state: &State, template: &Template) -> v1::Template {
     let looks_for_it = |node: &&std::sync::Arc<Node>| !template.path.is_empty() && node.health != Health::Joined;
     for node in state.nodes().filter(looks_for_it) {
         match state.sight(node, template) {
-            Sight::Present => {}
-            Sight::Absent => shown.missing_on.push(node.name.to_string()),
-            Sight::Damaged => shown.damaged_on.push(node.name.to_string()),
-            Sight::Unknown => shown.unknown_on.push(node.name.to_string()),
+            TemplateSight::Present => {}
+            TemplateSight::Absent => shown.missing_on.push(node.name.to_string()),
+            TemplateSight::Damaged => shown.damaged_on.push(node.name.to_string()),
+            TemplateSight::Unknown => shown.unknown_on.push(node.name.to_string()),
         }
     }
     shown

@@ -29,7 +29,7 @@ pub struct Shelf {
 
 /// What a node knows of a template; the better comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Sight {
+pub enum TemplateSight {
     Present,
     /// Nobody has looked since it was registered, or nobody can.
     Unknown,
@@ -39,22 +39,22 @@ pub enum Sight {
 
 impl Inventory {
     /// What is said of `template` on `storage`.
-    pub fn sight(&self, template: &Template, storage: &Storage) -> Sight {
+    pub fn sight(&self, template: &Template, storage: &Storage) -> TemplateSight {
         match self.shelves.get(&storage.name) {
             Some(shelf) if shelf.seen >= template.registered.max(storage.registered) => shelf.sight(&template.name),
-            _ => Sight::Unknown,
+            _ => TemplateSight::Unknown,
         }
     }
 }
 
 impl Shelf {
-    fn sight(&self, template: &Name) -> Sight {
+    fn sight(&self, template: &Name) -> TemplateSight {
         if self.present.binary_search(template).is_ok() {
-            Sight::Present
+            TemplateSight::Present
         } else if self.damaged.binary_search(template).is_ok() {
-            Sight::Damaged
+            TemplateSight::Damaged
         } else {
-            Sight::Absent
+            TemplateSight::Absent
         }
     }
 }

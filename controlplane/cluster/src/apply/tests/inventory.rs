@@ -6,7 +6,7 @@ use crate::apply::Rejected;
 use crate::command::Command;
 use crate::model::container::*;
 use crate::model::ids::*;
-use crate::model::inventory::{Inventory, Shelf, Sight};
+use crate::model::inventory::{Inventory, Shelf, TemplateSight};
 use crate::model::report::NodeReport;
 use crate::model::storage::StorageKind;
 use crate::model::template::TemplateKind;
@@ -118,14 +118,14 @@ fn what_was_said_before_the_template_or_by_the_incarnation_before_counts_no_more
     assert_eq!(verdict(&story, web, N1), missing("new", "shared"));
     let template = story.state.template(&name("new")).expect("there").clone();
     let sight = |story: &Story| story.state.sight(story.state.node(N1).expect("there"), &template);
-    assert_eq!(sight(&story), Sight::Unknown, "nobody has looked on fast");
+    assert_eq!(sight(&story), TemplateSight::Unknown, "nobody has looked on fast");
     story.reports_templates(N1, &[("fast", &[], &[]), ("shared", &["os"], &[])]);
-    assert_eq!(sight(&story), Sight::Absent);
+    assert_eq!(sight(&story), TemplateSight::Absent);
     // It comes back after its power was lost: what it said then may have been mended meanwhile.
     story.lose(N1);
     story.register(N1, 77, false, facts(8)).expect("it is a new incarnation");
     assert_eq!(verdict(&story, web, N1), None);
-    assert_eq!(sight(&story), Sight::Unknown);
+    assert_eq!(sight(&story), TemplateSight::Unknown);
 }
 
 #[test]

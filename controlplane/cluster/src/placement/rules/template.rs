@@ -4,7 +4,7 @@
 //! is not refused for ever by what was so once. It looks again every few seconds, and whoever was refused is tried again.
 
 use super::Case;
-use crate::model::inventory::{Inventory, Sight};
+use crate::model::inventory::{Inventory, TemplateSight};
 use crate::model::template::Template;
 use crate::placement::Rejection;
 
@@ -31,17 +31,17 @@ fn found(case: &Case, inventory: &Inventory, template: &Template) -> Result<(), 
     let Some(own) = case.seeker.storage else { return Ok(()) };
     let (template_name, storage) = (|| template.name.clone(), || own.name.clone());
     let sight = match inventory.sight(template, own) {
-        sight @ (Sight::Present | Sight::Unknown) => sight,
-        _ if template.is_imported() && is_elsewhere(case, inventory, template) => Sight::Present,
+        sight @ (TemplateSight::Present | TemplateSight::Unknown) => sight,
+        _ if template.is_imported() && is_elsewhere(case, inventory, template) => TemplateSight::Present,
         sight => sight,
     };
     match sight {
-        Sight::Present | Sight::Unknown => Ok(()),
-        Sight::Absent => Err(Rejection::TemplateMissing { template: template_name(), storage: storage() }),
-        Sight::Damaged => Err(Rejection::TemplateDamaged { template: template_name(), storage: storage() }),
+        TemplateSight::Present | TemplateSight::Unknown => Ok(()),
+        TemplateSight::Absent => Err(Rejection::TemplateMissing { template: template_name(), storage: storage() }),
+        TemplateSight::Damaged => Err(Rejection::TemplateDamaged { template: template_name(), storage: storage() }),
     }
 }
 
 fn is_elsewhere(case: &Case, inventory: &Inventory, template: &Template) -> bool {
-    case.seeker.state().storages().any(|storage| inventory.sight(template, storage) == Sight::Present)
+    case.seeker.state().storages().any(|storage| inventory.sight(template, storage) == TemplateSight::Present)
 }
