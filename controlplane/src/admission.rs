@@ -218,7 +218,7 @@ mod tests {
         Admission {
             cluster: ClusterId(0xfeed),
             cluster_name: "home".into(),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             member: MemberId(3),
             name: Name::new("three").expect("a name"),
             secret: Secret::draw(),

@@ -301,7 +301,7 @@ impl Server {
 
     /// A cluster of one.
     async fn init(&mut self, cluster_name: String, profile: Profile) -> Result<v1::InitReply, ServerError> {
-        let (cluster, member, generation) = (ClusterId(Uuid::new_v4().as_u128()), MemberId(1), Generation(1));
+        let (cluster, member, generation) = (ClusterId(Uuid::new_v4().as_u128()), MemberId(1), Generation::numbered(1));
         let secret = Secret::draw();
         let me = Member {
             id: member,

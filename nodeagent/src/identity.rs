@@ -168,7 +168,7 @@ mod tests {
     fn identity() -> Identity {
         Identity {
             cluster: ClusterId(7),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             node: NodeId(3),
             name: "node-3".into(),
             secret: vec![0, 255, 16],

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use cluster::sessions::{Remembered, Session, Sessions};
 use cluster::{
-    Brake, ClusterId, ContainerId, Decision, Generation, Revision, SessionId, State, StateHash, Status, Truth, WallTime,
+    Brake, ClusterId, ContainerId, Decision, Revision, SessionId, State, StateHash, Status, Truth, WallTime,
 };
 use planted::planted;
 use prost::Message;
 use prost::bytes::{Buf, Bytes, BytesMut};
 
-use crate::convert::{ConvertError, outcome, part, wide, wide_bytes};
+use crate::convert::{ConvertError, generation, generation_id, outcome, part, wide, wide_bytes};
 use crate::log::DecodeError;
 use crate::wire::{self, brake, snapshot_record::Record};
 
@@ -87,9 +87,10 @@ fn header(truth: &Truth) -> wire::SnapshotHeader {
         Brake::On { since, silent, of } => brake::Brake::On(brake::On { since: since.0, silent, of }),
     };
     wire::SnapshotHeader {
-        feature_level: crate::FEATURE_LEVEL,
+        feature_level: if generation.id == 0 { crate::WRITTEN_LEVEL } else { crate::RECOVERED_LEVEL },
         cluster: wide_bytes(cluster.0),
-        generation: generation.0,
+        generation: generation.number,
+        generation_id: generation_id(*generation),
         revision: revision.0,
         clock_unix_ms: clock.0,
         next_member: *next_member,
@@ -148,7 +149,7 @@ impl Reader {
         let state = State::restore(truth);
         let said = StateHash(wide("end.state_hash", &end.state_hash)?);
         let differs = state.hash() != said && !planted!("snapshot-without-its-hash");
-        if self.feature_level == crate::FEATURE_LEVEL && differs {
+        if self.feature_level <= crate::FEATURE_LEVEL && differs {
             return Err(damage("end.state_hash", format!("is {said}, but what was read makes {}", state.hash())).into());
         }
         Ok(state)
@@ -241,7 +242,7 @@ impl Reader {
         }
         self.truth = Some(Truth {
             cluster: ClusterId(wide("cluster", &header.cluster)?),
-            generation: Generation(header.generation),
+            generation: generation(header.generation, &header.generation_id)?,
             revision: Revision(header.revision),
             clock: WallTime(header.clock_unix_ms),
             next_member: header.next_member,

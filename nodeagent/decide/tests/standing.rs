@@ -141,7 +141,7 @@ fn a_refusal_is_asked_again_after_50_ms_and_ends_nothing() {
 fn an_echo_that_is_not_of_this_incarnation_boot_generation_and_terms_counts_nothing() {
     type Change = fn(&mut Heartbeat);
     let other: [(&str, Change); 7] = [
-        ("generation", |echo| echo.generation = Generation(2)),
+        ("generation", |echo| echo.generation = Generation::numbered(2)),
         ("node", |echo| echo.node = NodeId(4)),
         ("incarnation", |echo| echo.incarnation = Incarnation(4)),
         ("boot", |echo| echo.boot = BootId(1)),

@@ -234,7 +234,7 @@ mod tests {
     fn of(epoch: u64) -> Claim {
         Claim {
             cluster: ClusterId(1),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             container: ContainerId(7),
             epoch: Epoch(epoch),
             node: NodeId(3),
@@ -291,11 +291,11 @@ mod tests {
     #[test]
     fn an_older_generation_is_refused_and_a_newer_one_never_goes_back() {
         let area = area();
-        claim(area.path(), &Claim { generation: Generation(2), ..of(5) }).expect("claim");
+        claim(area.path(), &Claim { generation: Generation::numbered(2), ..of(5) }).expect("claim");
         assert!(matches!(claim(area.path(), &of(6)), Err(ClaimError::Newer { .. })));
-        let lower = Claim { generation: Generation(3), ..of(4) };
+        let lower = Claim { generation: Generation::numbered(3), ..of(4) };
         assert!(matches!(claim(area.path(), &lower), Err(ClaimError::Newer { .. })));
-        claim(area.path(), &Claim { generation: Generation(3), ..of(1_000) }).expect("epochs jump");
+        claim(area.path(), &Claim { generation: Generation::numbered(3), ..of(1_000) }).expect("epochs jump");
     }
 
     #[test]

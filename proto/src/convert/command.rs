@@ -130,7 +130,7 @@ impl From<&Entry> for wire::LogEntry {
     fn from(entry: &Entry) -> wire::LogEntry {
         let Entry { at, request, command } = entry;
         wire::LogEntry {
-            feature_level: crate::FEATURE_LEVEL,
+            feature_level: crate::WRITTEN_LEVEL,
             at_unix_ms: at.0,
             request: request.as_ref().map(Into::into),
             command: Some(command.into()),

@@ -72,7 +72,7 @@ fn what_a_newer_version_wrote_is_refused_not_guessed() {
     let mut message = wire::LogEntry::from(&entry);
     message.feature_level = proto::FEATURE_LEVEL + 1;
     let error = log::decode(&message.encode_to_vec()).expect_err("too new");
-    assert!(error.to_string().starts_with("feature_level: is 2"), "{error}");
+    assert!(error.to_string().starts_with("feature_level: is 3"), "{error}");
     message.feature_level = 0;
     assert!(log::decode(&message.encode_to_vec()).is_err());
     // A command this version does not know decodes as none.

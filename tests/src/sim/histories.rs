@@ -16,6 +16,8 @@ pub struct Histories {
     history: History,
     /// The watch that each member's watchers are in.
     open: BTreeMap<MemberId, usize>,
+    /// The generation they are of is over.
+    closed: bool,
 }
 
 /// What a question means to the judge: the object it is about, and what is asked of it.
@@ -65,6 +67,9 @@ pub(crate) fn view(container: &Container) -> View {
 impl Histories {
     /// `answer`: `None` if nobody knows what came of it.
     pub fn ended(&mut self, client: u32, about: &About, begun: God, now: God, answer: Option<&Answered>) {
+        if self.closed {
+            return;
+        }
         let end = match answer {
             Some(Answered::Applied { revision, outcome }) => match reply(outcome) {
                 Some(reply) => End::Answered { at: now, revision: Some(revision.0), reply },
@@ -81,12 +86,15 @@ impl Histories {
 
     /// The watchers of `member` begin anew behind `after`.
     pub fn watches_from(&mut self, member: MemberId, after: Revision) {
+        if self.closed {
+            return;
+        }
         self.open.insert(member, self.history.watches.len());
         self.history.watches.push(Watch { client: member.0, after: after.0, seen: Vec::new() });
     }
 
     pub fn told(&mut self, member: MemberId, revision: Revision, events: &[Told]) {
-        let Some(watch) = self.open.get(&member) else { return };
+        let Some(watch) = self.open.get(&member).filter(|_| !self.closed) else { return };
         let seen = &mut self.history.watches[*watch].seen;
         seen.extend((0..).zip(events).map(|(place, event)| Event {
             revision: revision.0,
@@ -94,6 +102,11 @@ impl Histories {
             text: event.to_string(),
             request: None,
         }));
+    }
+
+    /// Nothing more belongs to it: what is promised to clients holds within a generation.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 
     pub fn into_history(self) -> History {

@@ -231,6 +231,9 @@ impl Step<'_> {
             return Err(Rejected::StaleEpoch { container: id, given: after, current: container.epoch });
         }
         wanted_running(&container)?;
+        if let Some(node) = self.state.awaited_from_before() {
+            return Err(wrong_state(format!("{} may serve an earlier generation of the cluster", node.name)));
+        }
         match &container.placement {
             Placement::Unplaced { reason: Unplaced::Held { .. }, .. } => {
                 return Err(wrong_state(format!("{} is held; start it", container.spec.name)));
@@ -369,7 +372,7 @@ impl Step<'_> {
 }
 
 /// What an assignment is told when nothing else is under way.
-pub(super) fn order_for(desired: Desired) -> Order {
+pub(crate) fn order_for(desired: Desired) -> Order {
     match desired {
         Desired::Running => Order::Run,
         Desired::Stopped | Desired::Deleted => Order::Stop { then: AfterStop::Rest },

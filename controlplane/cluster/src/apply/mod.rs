@@ -14,6 +14,8 @@ mod reports;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use containers::order_for;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;

@@ -286,7 +286,7 @@ impl Room {
     pub fn beat(&mut self, node: NodeId, incarnation: Incarnation, boot: u128) -> Vec<Beat> {
         self.beats.clear();
         let heartbeat = Heartbeat {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             node,
             incarnation,
             boot: BootId(boot),

@@ -207,7 +207,7 @@ impl Bench {
 
     pub fn register_as(&mut self, incarnation: u64) -> Vec<Effect> {
         self.send(Input::FromLeader(ToAgent::Registered {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             incarnation: Incarnation(incarnation),
             revision: Revision(incarnation),
             terms: terms(),
@@ -241,7 +241,7 @@ impl Bench {
 
     pub fn set(&self, revision: u64, items: &[DesiredItem]) -> DesiredSet {
         DesiredSet {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             incarnation: self.agent.incarnation(),
             revision: Revision(revision),
             terms: self.agent.journal().terms,
