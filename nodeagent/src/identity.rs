@@ -46,6 +46,10 @@ pub enum IdentityError {
     Io { path: PathBuf, source: io::Error },
     #[error("identity {path}: {reason}")]
     Bad { path: PathBuf, reason: String },
+    #[error("generation {told} does not come after {ours}, which this node was told to serve")]
+    NotLater { ours: Generation, told: Generation },
+    #[error("--member: {reason}")]
+    BadMember { reason: String },
     #[error(
         "state folder {path} belongs to node {theirs} and the identity is of node {ours}: \
          two nodes must not share a state folder"
@@ -57,7 +61,7 @@ pub enum IdentityError {
 #[derive(Serialize, Deserialize)]
 struct File {
     cluster: String,
-    generation: u64,
+    generation: Generation,
     node: u64,
     #[serde(default)]
     name: String,
@@ -87,7 +91,7 @@ impl Identity {
         }
         Ok(Identity {
             cluster: ClusterId(cluster),
-            generation: Generation(file.generation),
+            generation: file.generation,
             node: NodeId(file.node),
             name: file.name,
             secret,
@@ -95,11 +99,24 @@ impl Identity {
         })
     }
 
+    /// This identity in a later generation of its cluster, with other `members` if any are given. The same generation may be
+    /// given again.
+    pub fn told_to_serve(&self, generation: Generation, members: Vec<String>) -> Result<Identity, IdentityError> {
+        if generation != self.generation && generation.number <= self.generation.number {
+            return Err(IdentityError::NotLater { ours: self.generation, told: generation });
+        }
+        for member in &members {
+            check_address(member).map_err(|reason| IdentityError::BadMember { reason })?;
+        }
+        let members = if members.is_empty() { self.members.clone() } else { members };
+        Ok(Identity { generation, members, ..self.clone() })
+    }
+
     /// Writes the file, readable by its owner only.
     pub fn write(&self, path: &Path) -> Result<(), IdentityError> {
         let file = File {
             cluster: self.cluster.to_string(),
-            generation: self.generation.0,
+            generation: self.generation,
             node: self.node.0,
             name: self.name.clone(),
             secret: self.secret.iter().map(|byte| format!("{byte:02x}")).collect(),

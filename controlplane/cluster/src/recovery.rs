@@ -122,3 +122,148 @@ fn carried_over(container: &Container, fencing: Option<Incarnation>) -> Containe
     }
     container
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::container::{OnQuorumLoss, Order};
+    use crate::model::fence::Proof;
+    use crate::model::ids::{MemberId, NodeId};
+    use crate::story::{Story, facts, lease_over, member, spec};
+    use crate::{invariants, planner};
+
+    const GENERATION: Generation = Generation { number: 2, id: 0xfeed };
+
+    fn begun(story: &Story, logs: LogsRead) -> Result<State, CannotRecover> {
+        let survivor = Arc::new(member(2));
+        recover(&story.state, &Recovery { generation: GENERATION, survivor, term: 9, logs })
+    }
+
+    /// The story goes on in the new generation; its invariants are those of any state.
+    fn recovered(mut story: Story, logs: LogsRead) -> Story {
+        story.state = begun(&story, logs).expect("a later generation");
+        assert_eq!(invariants::check(&story.state), []);
+        story
+    }
+
+    fn operator() -> Proof {
+        Proof::Operator { reason: "seen dark".into() }
+    }
+
+    #[test]
+    fn everything_is_kept_and_nothing_that_was_granted_counts() {
+        let mut story = Story::with_nodes(2);
+        let web = story.run(spec("web"));
+        let before = story.container(web).clone();
+        let story = recovered(story, LogsRead::Majority);
+        let state = &story.state;
+        assert_eq!((state.generation(), state.revision()), (GENERATION, Revision(1 << REVISIONS)));
+        assert_eq!(state.membership().voters[..], [MemberId(2)]);
+        assert_eq!(state.members().count(), 1);
+        assert_eq!(story.on(web), before.assignment().map(|it| it.node), "it may still run there");
+        assert_eq!(story.container(web).epoch, Epoch(before.epoch.0 + JUMP));
+        assert!(state.nodes().all(|node| matches!(node.health, Health::Fencing { .. })), "every incarnation is void");
+    }
+
+    /// *(8)*: from the logs of a majority, waiting is a receipt again, and a container moves under a higher epoch.
+    #[test]
+    fn with_a_majority_time_is_a_receipt() {
+        let mut story = Story::with_nodes(2);
+        let web = story.run(spec("web"));
+        let (owner, epoch) = (story.on(web).expect("a place"), story.container(web).epoch);
+        let other = NodeId(3 - owner.0);
+        let mut story = recovered(story, LogsRead::Majority);
+        story.register(other, u128::from(other.0), true, facts(8)).expect("the same boot, shown empty");
+        assert_eq!(story.plan(), 0, "nothing says yet that its owner has ended it");
+        story.record_fenced(owner, lease_over()).expect("its lease is over");
+        story.plan();
+        assert_eq!(story.on(web), Some(other));
+        assert!(story.container(web).epoch.0 > epoch.0 + JUMP);
+    }
+
+    /// *(a5)*: without one, the others may still grant leases: only a node's own registration or an operator counts, and
+    /// nothing is placed before that is had of every node, for any of them may run anything.
+    #[test]
+    fn without_a_majority_nothing_moves_before_every_node_is_accounted_for() {
+        let mut story = Story::with_nodes(3);
+        let web = story.run(spec("web"));
+        let owner = story.on(web).expect("a place");
+        let others: Vec<NodeId> = (1..=4).map(NodeId).filter(|id| *id != owner).collect();
+        let mut story = recovered(story, LogsRead::Fewer);
+        for proof in [lease_over(), Proof::Guard, Proof::Left] {
+            story.record_fenced(owner, proof.clone()).expect_err("it proves nothing of what came later");
+        }
+        story.register(owner, u128::from(owner.0), true, facts(8)).expect("the same boot, shown empty");
+        for id in &others[1..] {
+            story.register(*id, u128::from(id.0), true, facts(8)).expect("the same boot, shown empty");
+            assert_eq!(story.plan(), 0, "the last one may run it");
+        }
+        story.register(others[0], 77, true, facts(8)).expect_err("another boot shows nothing");
+        assert!(story.state.node(others[0]).expect("it is there").awaits_operator());
+        story.record_fenced(others[0], operator()).expect("an operator's word");
+        story.plan();
+        assert!(story.on(web).is_some());
+    }
+
+    /// One that never registered, as far as the survivor knows, and one that was fenced, may have registered since.
+    #[test]
+    fn without_a_majority_no_node_is_known_to_be_idle() {
+        let mut story = Story::with_nodes(2);
+        story.lose(NodeId(1));
+        let joined = crate::Command::JoinNode {
+            name: crate::story::name("late"),
+            role: crate::Role::Active,
+            labels: Default::default(),
+            failure_domain: "".into(),
+            secret: crate::SecretHash(9),
+        };
+        story.done(joined);
+        let waits = |story: &Story| story.state.nodes().filter(|node| node.may_serve_elsewhere()).count();
+        assert_eq!(waits(&recovered(Story { state: story.state.clone(), ..Story::bare() }, LogsRead::Majority)), 0);
+        let mut story = recovered(story, LogsRead::Fewer);
+        assert_eq!(waits(&story), 4);
+        for id in 1..=4 {
+            story.record_fenced(NodeId(id), operator()).expect("an operator's word");
+        }
+        assert_eq!(story.state.awaited_from_before(), None);
+    }
+
+    #[test]
+    fn a_handover_and_what_was_kept_wait_for_their_receipt() {
+        let mut story = Story::with_nodes(2);
+        let kept = story.run(crate::ContainerSpec { on_quorum_loss: OnQuorumLoss::Keep, ..spec("kept") });
+        let owner = story.on(kept).expect("a place");
+        story.lose(owner);
+        assert!(matches!(story.order(kept), Order::AwaitingReceipt { .. }));
+        let moved = story.run(spec("moved"));
+        story.done(crate::Command::MoveContainer { container: moved, target: None });
+        for logs in [LogsRead::Majority, LogsRead::Fewer] {
+            let mut story = recovered(Story { state: story.state.clone(), ..Story::bare() }, logs);
+            for id in 1..=3 {
+                // One that is fenced already, and keeps nothing, needs no word more.
+                let _ = story.record_fenced(NodeId(id), operator());
+                let node = story.state.node(NodeId(id)).expect("it is there").clone();
+                assert!(matches!(node.health, Health::Fenced { .. }), "{}", node.health);
+            }
+            assert!([kept, moved].iter().all(|id| story.on(*id).is_none()));
+            assert!(
+                !planner::plan(&story.state, &Default::default(), story.now)
+                    .commands
+                    .iter()
+                    .any(|command| { matches!(command, crate::Command::Assign { .. }) }),
+                "no node serves yet"
+            );
+        }
+    }
+
+    #[test]
+    fn a_generation_that_is_not_later_or_has_no_id_is_refused() {
+        let story = recovered(Story::with_nodes(1), LogsRead::Fewer);
+        assert!(matches!(begun(&story, LogsRead::Fewer), Err(CannotRecover::NotNewer { .. })));
+        let survivor = Arc::new(member(1));
+        let recovery = Recovery { generation: Generation::numbered(3), survivor, term: 1, logs: LogsRead::Fewer };
+        assert_eq!(recover(&story.state, &recovery).err(), Some(CannotRecover::NoId));
+        let next = recover(&story.state, &Recovery { generation: Generation { number: 3, id: 1 }, ..recovery });
+        assert_eq!(next.expect("a later one").revision(), Revision(2 << REVISIONS));
+    }
+}

@@ -70,8 +70,8 @@ pub enum Unread {
 }
 
 /// What the readings say together. Errs where they do not belong together.
-pub fn survey(readings: &[Reading]) -> Result<Survey, Unread> {
-    let mut told = readings.iter().map(tell).collect::<Result<Vec<Told>, Unread>>()?;
+pub fn survey(readings: &[&Reading]) -> Result<Survey, Unread> {
+    let mut told = readings.iter().map(|reading| tell(reading)).collect::<Result<Vec<Told>, Unread>>()?;
     told.sort_by_key(|told| told.member);
     if let Some(pair) = told.windows(2).find(|pair| pair[0].member == pair[1].member) {
         return Err(Unread::Twice(pair[0].member));

@@ -146,7 +146,7 @@ impl Agent {
         let incarnation = self.journal.incarnation;
         let ours = self.is_same_boot() && incarnation != Incarnation(0) && guard.incarnation <= incarnation;
         let unfinished = (guard.incarnation != Incarnation(0) && !guard.ended).then_some(guard.incarnation);
-        let crossing = self.is_crossing();
+        let crossing = self.is_crossing() && !planted!("crosses-with-what-it-keeps");
         if crossing {
             let (of, told) = (self.journal.generation, self.config.generation);
             self.say(format!("crossing from generation {of} to {told}: everything ends first"));

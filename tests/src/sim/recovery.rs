@@ -110,7 +110,7 @@ impl World {
                 Ok(_) | Err(_) => self.supervise(id, SECOND),
             }
         }
-        match survey(&readings) {
+        match survey(&readings.iter().collect::<Vec<_>>()) {
             Ok(found) => self.begin_generation(&found, &readings),
             Err(_) => false,
         }

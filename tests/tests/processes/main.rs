@@ -3,6 +3,7 @@
 
 mod given;
 mod older;
+mod recovered;
 mod refused;
 
 use std::time::{Duration, Instant};
