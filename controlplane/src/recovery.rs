@@ -113,6 +113,8 @@ pub fn apply(plan: &Plan, digest: &str) -> Result<PathBuf, RecoveryError> {
     let (mut stopped, mut done) = (Vec::new(), BTreeSet::new());
     for read in &plan.read {
         match Stopped::open(&read.data_dir) {
+            // All of it was done: the others are quarantined before the survivor begins.
+            Ok(open) if open.papers.generation == plan.next => return Ok(open.data_dir.join(plan.aside())),
             Ok(open) => stopped.push(open),
             // An attempt that was cut off had come as far as this one.
             Err(RecoveryError::Quarantined { reason, .. }) if reason == why => {
@@ -235,7 +237,7 @@ impl Stopped {
         drop(disk);
         papers.write(&folder.next_path())?;
         drop(next);
-        Ok(folder.succeed(&format!("generation-{}", plan.generation.number), why)?)
+        Ok(folder.succeed(&plan.aside(), why)?)
     }
 }
 
@@ -244,7 +246,8 @@ fn write_state(disk: &mut dyn RaftDisk, state: &State, point: record::LogPoint) 
     let meta = SnapshotMeta::of(point, encode_membership(state.membership()), &body);
     disk.save_snapshot(&meta, &body)?;
     let hard_state = HardState { term: point.term, vote: 0, commit: point.index };
-    disk.append_group(&Group { hard_state, restored: Some(point), entries: Vec::new() })
+    disk.append_group(&Group { hard_state, restored: Some(point), entries: Vec::new() })?;
+    Ok(())
 }
 
 impl Plan {
@@ -271,6 +274,11 @@ impl Plan {
         let text = serde_json::to_string(&bare).expect("names and numbers are always JSON");
         let hash = Sha256::digest(text.as_bytes());
         hash[..6].chunks(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1])).collect::<Vec<_>>().join("-")
+    }
+
+    /// What the survivor's store before is called, in its data folder.
+    fn aside(&self) -> String {
+        format!("generation-{}", self.generation.number)
     }
 
     /// What is said of a store that is never started again. One line.

@@ -43,7 +43,14 @@ fn point() -> wire::LogPoint {
 }
 
 fn agent_hello() -> wire::AgentHello {
-    wire::AgentHello { cluster: of(&[0xc1; 16]), generation: 1, node: 2, secret: of(&[0x5e; 32]), feature_level: 1 }
+    wire::AgentHello {
+        cluster: of(&[0xc1; 16]),
+        generation: 1,
+        node: 2,
+        secret: of(&[0x5e; 32]),
+        feature_level: 1,
+        generation_id: Default::default(),
+    }
 }
 
 fn peer_hello() -> wire::PeerHello {
@@ -225,6 +232,7 @@ fn everything() -> Vec<Said> {
         node: 2,
         secret: of(&[0x5e; 32]),
         members: vec!["10.0.0.1:7441".into()],
+        generation_id: Default::default(),
     };
     let mut all = vec![
         single("AgentJoin", join.encode_to_vec(), again::<wire::AgentJoin>),

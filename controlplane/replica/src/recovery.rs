@@ -159,3 +159,144 @@ impl Start {
         self.state.as_ref().map_or(0, |state| state.revision().0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cluster::{Bootstrap, ClusterId, Name, Profile, SecretHash, Settings, WallTime};
+    use record::{Entry as Logged, HardState};
+
+    use super::*;
+    use crate::codec::{self, MembershipChange, NORMAL, Step};
+
+    const GENERATION: Generation = Generation { number: 2, id: 7 };
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: MemberId(id),
+            name: Name::new(&format!("m{id}")).expect("a name"),
+            peer_address: format!("m{id}:7441").into(),
+            api_address: format!("m{id}:7440").into(),
+            secret: SecretHash(id.into()),
+            added: Revision(0),
+        }
+    }
+
+    fn state() -> State {
+        let settings = Settings { terms: Profile::Default.terms(), ..Settings::default() };
+        State::bootstrap(Bootstrap { cluster: ClusterId(1), settings, members: (1..=3).map(member).collect() })
+    }
+
+    fn empty(term: u64, index: u64) -> Logged {
+        Logged { term, index, kind: NORMAL, ..Logged::default() }
+    }
+
+    fn command(term: u64, index: u64, command: Command) -> Logged {
+        let data = codec::encode(&Entry { at: WallTime(5), request: None, command }).into();
+        Logged { data, ..empty(term, index) }
+    }
+
+    fn reading(id: u64, commit: u64, entries: Vec<Logged>) -> Reading {
+        let hard_state = HardState { term: entries.last().map_or(1, |last| last.term), vote: 0, commit };
+        Reading { member: MemberId(id), start: Start { state: Some(state()), snapshot: None, hard_state, entries } }
+    }
+
+    fn ids(from: &[u64]) -> Vec<MemberId> {
+        from.iter().copied().map(MemberId).collect()
+    }
+
+    #[test]
+    fn the_newest_log_is_that_of_the_last_term_then_of_the_last_index() {
+        let short = reading(1, 2, vec![empty(1, 2), empty(3, 3)]);
+        let long = reading(2, 4, vec![empty(1, 2), empty(1, 3), empty(1, 4), empty(2, 5)]);
+        let found = survey(&[&long, &short]).expect("they belong together");
+        assert_eq!((found.newest, found.logs, found.unread), (MemberId(1), LogsRead::Majority, ids(&[3])));
+        let also = reading(3, 2, vec![empty(1, 2), empty(3, 3), empty(3, 4)]);
+        assert_eq!(survey(&[&short, &also]).expect("they belong together").newest, MemberId(3));
+    }
+
+    #[test]
+    fn one_of_three_is_no_majority_and_what_it_has_uncommitted_is_said() {
+        let alone = reading(2, 3, vec![empty(1, 2), empty(1, 3), empty(1, 4), empty(1, 5)]);
+        let found = survey(&[&alone]).expect("one is enough to read");
+        assert_eq!((found.logs, found.uncommitted, found.unread), (LogsRead::Fewer, 2, ids(&[1, 3])));
+    }
+
+    /// While a change is under way both majorities count, and the change counts from the log on, committed or not.
+    #[test]
+    fn the_newest_membership_in_any_log_says_what_a_majority_is() {
+        let change = |steps: Vec<Step>| MembershipChange { steps };
+        let joint = raft_change(&change(vec![
+            Step::Remove(MemberId(1)),
+            Step::Remove(MemberId(2)),
+            Step::AddVoter(MemberId(4)),
+            Step::AddVoter(MemberId(5)),
+        ]));
+        let behind = reading(1, 1, vec![empty(1, 2)]);
+        let other = reading(2, 1, vec![empty(1, 2)]);
+        let ahead = reading(3, 1, vec![empty(1, 2), Logged { term: 1, index: 3, ..joint }]);
+        let found = survey(&[&behind, &other]).expect("they belong together");
+        assert_eq!(found.logs, LogsRead::Majority, "as far as these two know");
+        let found = survey(&[&behind, &other, &ahead]).expect("they belong together");
+        assert_eq!((found.logs, found.unread), (LogsRead::Fewer, ids(&[4, 5])), "of 3, 4 and 5 only one was read");
+    }
+
+    fn raft_change(change: &MembershipChange) -> Logged {
+        use prost::Message;
+        #[derive(Clone, PartialEq, Message)]
+        struct Single {
+            #[prost(int32, tag = "1")]
+            kind: i32,
+            #[prost(uint64, tag = "2")]
+            node_id: u64,
+        }
+        #[derive(Clone, PartialEq, Message)]
+        struct Change {
+            #[prost(message, repeated, tag = "2")]
+            changes: Vec<Single>,
+        }
+        let single = |step: &Step| match *step {
+            Step::AddVoter(id) => Single { kind: 0, node_id: id.0 },
+            Step::Remove(id) => Single { kind: 1, node_id: id.0 },
+            Step::AddLearner(id) => Single { kind: 2, node_id: id.0 },
+        };
+        let bytes = Change { changes: change.steps.iter().map(single).collect() }.encode_to_vec();
+        Logged { kind: codec::CHANGE, data: bytes.into(), ..Logged::default() }
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        assert_eq!(survey(&[]), Err(Unread::Nothing));
+        let one = reading(1, 1, vec![empty(1, 2)]);
+        assert_eq!(survey(&[&one, &one]), Err(Unread::Twice(MemberId(1))));
+        let newcomer = Reading { member: MemberId(4), start: Start { state: None, ..reading(4, 0, Vec::new()).start } };
+        assert_eq!(survey(&[&one, &newcomer]), Err(Unread::NoState(MemberId(4))));
+        let survivor = Arc::new(member(1));
+        let (later, _) = next_generation(&one, GENERATION, survivor, LogsRead::Fewer).expect("begun");
+        let two = reading(2, 1, Vec::new());
+        let later = Reading { member: MemberId(3), start: Start { state: Some(later), ..two.start } };
+        assert!(matches!(survey(&[&one, &later]), Err(Unread::Mixed { .. })));
+    }
+
+    #[test]
+    fn every_entry_of_the_newest_log_counts_and_the_log_begins_above_it() {
+        let register = Command::RegisterTemplate {
+            name: Name::new("debian").expect("a name"),
+            version: "12".into(),
+            digest: "".into(),
+            kind: cluster::TemplateKind::Os,
+            path: "".into(),
+        };
+        let log = vec![empty(1, 2), command(4, 3, register)];
+        let (state, point) =
+            next_generation(&reading(2, 2, log), GENERATION, Arc::new(member(2)), LogsRead::Fewer).expect("begun");
+        assert_eq!(state.templates().count(), 1, "it was not known as committed, and counts");
+        assert_eq!((point.term, point.index), (5, state.revision().0));
+        assert_eq!(state.membership().voters[..], ids(&[2])[..]);
+        let broken = reading(2, 2, vec![empty(1, 2), empty(1, 4)]);
+        let refused = next_generation(&broken, GENERATION, Arc::new(member(2)), LogsRead::Fewer);
+        assert!(matches!(refused, Err(Unread::Entry { index: 4, .. })));
+        let strange = Logged { kind: 9, ..empty(1, 2) };
+        let refused = next_generation(&reading(2, 1, vec![strange]), GENERATION, Arc::new(member(2)), LogsRead::Fewer);
+        assert!(matches!(refused, Err(Unread::Entry { index: 2, .. })));
+    }
+}

@@ -31,31 +31,34 @@ impl Folder {
     /// What stands in `next/` is the store from here on; the one before is kept under the name `aside`, and never opened
     /// again because of `why`. The disk in it must be closed. When this errs, one of the two stands, whole.
     pub fn succeed(&self, aside: &str, why: &str) -> Result<PathBuf, StoreError> {
-        write_durably(&self.member().join("quarantined"), why.as_bytes())?;
-        self.begin_succession(aside)?;
+        self.begin_succession(&format!("{aside}\n{why}"))?;
         self.finish_succession()?;
         Ok(self.path.join(aside))
     }
 
-    /// The moment.
-    pub(super) fn begin_succession(&self, aside: &str) -> Result<(), StoreError> {
+    /// The moment. `told`: the name of the place for the store before, and in a second line why it is not used again.
+    pub(super) fn begin_succession(&self, told: &str) -> Result<(), StoreError> {
         for part in PARTS {
             let missing = self.next_path().join(part);
             if !exists(&missing)? {
                 return Err(io("look for", &missing)(std::io::ErrorKind::NotFound.into()));
             }
         }
-        write_durably(&self.succeeding(), aside.as_bytes())
+        write_durably(&self.succeeding(), told.as_bytes())
     }
 
     /// Goes on with what was cut off, or removes what never began.
     pub(super) fn finish_succession(&self) -> Result<(), StoreError> {
         let next = self.next_path();
         if exists(&self.succeeding())? {
-            let name = fs::read_to_string(self.succeeding()).map_err(io("read", &self.succeeding()))?;
-            let aside = self.path.join(name.trim());
+            let told = fs::read_to_string(self.succeeding()).map_err(io("read", &self.succeeding()))?;
+            let (name, why) = told.split_once('\n').unwrap_or((&told, "another store took its place"));
+            let aside = self.path.join(name);
             for part in PARTS {
                 self.succeed_part(part, &aside)?;
+            }
+            if exists(&aside)? && !exists(&aside.join("quarantined"))? {
+                write_durably(&aside.join("quarantined"), why.as_bytes())?;
             }
             remove_file(&self.succeeding())?;
             sync_folder(&self.path)?;

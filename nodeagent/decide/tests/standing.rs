@@ -68,7 +68,13 @@ fn nothing_is_said_before_the_guard_has_spoken_and_what_runs_was_seen() {
 impl Bench {
     fn restart_without_word(&mut self) {
         self.answers.guard = false;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(2), facts: facts() };
+        let config = Config {
+            node: NODE,
+            generation: cluster::Generation::numbered(1),
+            boot: self.boot,
+            run: AgentRun(2),
+            facts: facts(),
+        };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.send(Input::Tick);

@@ -135,7 +135,8 @@ impl Bench {
     }
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
-        let config = Config { node: NODE, boot, run: AgentRun(1), facts: facts() };
+        let config =
+            Config { node: NODE, generation: cluster::Generation::numbered(1), boot, run: AgentRun(1), facts: facts() };
         Bench {
             now: ms(10_000),
             boot,
@@ -199,7 +200,13 @@ impl Bench {
         self.unwritten.clear();
         self.looks.clear();
         self.runs += 1;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(self.runs), facts: facts() };
+        let config = Config {
+            node: NODE,
+            generation: cluster::Generation::numbered(1),
+            boot: self.boot,
+            run: AgentRun(self.runs),
+            facts: facts(),
+        };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.start();
