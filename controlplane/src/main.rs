@@ -66,15 +66,17 @@ enum Recover {
 }
 
 const RECOVER_HELP: &str = "\
+In this order:
   quorated recover plan --data-dir /var/lib/quorate/member --out plan.json
   quorated recover apply --plan plan.json --digest 0123-4567-89ab
-  quorated run …                                          # the survivor, as before
-  quorate-agent cross-over --generation 2-…               # on every node, then restart its agent
-  quoratectl node confirm-down NODE                       # for a node that is off, or whose boot is over
-  quoratectl cluster add-member …                         # members with empty data folders
+  quorated run …                                  # the survivor, as before
+  quorate-agent cross-over --generation 2-…       # on every node; restart its agent
+  quoratectl node confirm-down NODE               # one that is off, or was rebooted
+  quoratectl cluster add-member …                 # members with empty data folders
 
-Every store that was read, the survivor's apart, is never started again. A member that was not read may still run with
-others like it: they are refused by the survivor and by every node that has crossed over.";
+Every store that was read, the survivor's apart, is never started again. A member
+that was not read may still run, with others like it: the survivor refuses it, and
+so does every node that has crossed over.";
 
 const CONFIG_HELP: &str = "\
 The configuration file has the options as keys (data_dir, peer_listen, …), fence methods as [[fence]] tables, and

@@ -42,6 +42,11 @@ fn point() -> wire::LogPoint {
     wire::LogPoint { term: 4, index: 300 }
 }
 
+/// By a recovery.
+fn drawn() -> Bytes {
+    of(&[0x9e; 16])
+}
+
 fn agent_hello() -> wire::AgentHello {
     wire::AgentHello {
         cluster: of(&[0xc1; 16]),
@@ -62,6 +67,7 @@ fn peer_hello() -> wire::PeerHello {
         feature_level: 1,
         durable: Some(point()),
         learner: true,
+        generation_id: Default::default(),
     }
 }
 
@@ -96,7 +102,13 @@ fn refused() -> wire::Refused {
 
 fn beats_up() -> Vec<heartbeat_up::Message> {
     use heartbeat_up::Message as Up;
-    vec![Up::Hello(agent_hello()), Up::Heartbeat(wire::Heartbeat::from(&samples::heartbeat()))]
+    let heartbeat = samples::heartbeat();
+    vec![
+        Up::Hello(agent_hello()),
+        Up::Heartbeat(wire::Heartbeat::from(&heartbeat)),
+        Up::Hello(wire::AgentHello { generation: 2, generation_id: drawn(), ..agent_hello() }),
+        Up::Heartbeat(wire::Heartbeat { generation: 2, generation_id: drawn(), ..(&heartbeat).into() }),
+    ]
 }
 
 fn beats_down() -> Vec<heartbeat_down::Message> {
@@ -124,6 +136,16 @@ fn agent_hears() -> Vec<to_agent::Message> {
     }));
     all.push(To::Refused(refused()));
     all.push(To::PleaseLeave(wire::Nothing {}));
+    // Of a cluster that was recovered.
+    let again: Vec<To> = all
+        .iter()
+        .filter_map(|said| match said.clone() {
+            To::Registered(it) => Some(To::Registered(wire::Registered { generation_id: drawn(), ..it })),
+            To::Desired(it) => Some(To::Desired(wire::DesiredSet { generation_id: drawn(), ..it })),
+            _ => None,
+        })
+        .collect();
+    all.extend(again);
     all
 }
 
@@ -147,6 +169,7 @@ fn peers_say() -> Vec<peer_message::Message> {
         }),
         Peer::StateHash(wire::StateHash { revision: 300, hash: of(&[0x4a; 16]) }),
         Peer::Refused(refused()),
+        Peer::Hello(wire::PeerHello { generation: 2, generation_id: drawn(), ..peer_hello() }),
     ]
 }
 

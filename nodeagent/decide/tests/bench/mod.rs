@@ -112,6 +112,8 @@ impl Answers {
 pub struct Bench {
     pub now: Moment,
     pub boot: BootId,
+    /// What the node was told to serve.
+    pub generation: Generation,
     /// How many agents have lived.
     pub runs: u64,
     pub agent: Agent,
@@ -135,11 +137,12 @@ impl Bench {
     }
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
-        let config =
-            Config { node: NODE, generation: cluster::Generation::numbered(1), boot, run: AgentRun(1), facts: facts() };
+        let generation = Generation::numbered(1);
+        let config = Config { node: NODE, generation, boot, run: AgentRun(1), facts: facts() };
         Bench {
             now: ms(10_000),
             boot,
+            generation,
             runs: 1,
             agent: Agent::new(config, disk.clone()),
             guardian,
@@ -202,7 +205,7 @@ impl Bench {
         self.runs += 1;
         let config = Config {
             node: NODE,
-            generation: cluster::Generation::numbered(1),
+            generation: self.generation,
             boot: self.boot,
             run: AgentRun(self.runs),
             facts: facts(),
@@ -214,7 +217,7 @@ impl Bench {
 
     pub fn register_as(&mut self, incarnation: u64) -> Vec<Effect> {
         self.send(Input::FromLeader(ToAgent::Registered {
-            generation: Generation::numbered(1),
+            generation: self.generation,
             incarnation: Incarnation(incarnation),
             revision: Revision(incarnation),
             terms: terms(),
@@ -248,7 +251,7 @@ impl Bench {
 
     pub fn set(&self, revision: u64, items: &[DesiredItem]) -> DesiredSet {
         DesiredSet {
-            generation: Generation::numbered(1),
+            generation: self.generation,
             incarnation: self.agent.incarnation(),
             revision: Revision(revision),
             terms: self.agent.journal().terms,
