@@ -32,6 +32,7 @@ fn what_runs_ends_before_the_new_generation_is_entered() {
         let orders = bench.take();
         assert!(!has(&orders, "register") && !has(&orders, "heartbeat"), "{policy:?}: {:?}", lines(&orders));
         bench.answers = Answers::ALL;
+        bench.restart();
         bench.run(5_000);
         bench.send(Input::LeaderConnected { member: MemberId(1) });
         bench.run(2_000);
