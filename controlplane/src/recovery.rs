@@ -347,3 +347,141 @@ impl Plan {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cluster::{Bootstrap, ClusterId, Member, Name, SecretHash, Settings};
+    use record::{Entry, LogPoint};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    /// Member `id` of three, stopped, with a log of empty entries to `last`.
+    fn stopped(temporary: &TempDir, id: u64, last: LogPoint) -> PathBuf {
+        let data_dir = temporary.path().join(format!("m{id}"));
+        let name = |id: u64| Name::new(&format!("m{id}")).expect("a name");
+        let member = |id: u64| Member {
+            id: MemberId(id),
+            name: name(id),
+            peer_address: format!("m{id}:7441").into(),
+            api_address: format!("m{id}:7440").into(),
+            secret: SecretHash(id.into()),
+            added: Revision(1),
+        };
+        let papers = Admission {
+            cluster: ClusterId(7),
+            cluster_name: "home".into(),
+            generation: Generation::numbered(1),
+            member: MemberId(id),
+            name: name(id),
+            secret: Secret::draw(),
+            learner: false,
+            made: true,
+            seeds: Vec::new(),
+        };
+        let members = (1..=3).map(member).collect();
+        let state = State::bootstrap(Bootstrap { cluster: papers.cluster, settings: Settings::default(), members });
+        let folder = Folder::lock(&data_dir).expect("a folder");
+        let (mut disk, _) = folder.create(Backend::File, identity(&papers)).expect("made");
+        write_state(&mut *disk, &state, LogPoint { index: 1, term: 1 }).expect("written");
+        append(&mut *disk, 2, last);
+        disk.close().expect("closed");
+        papers.write(&data_dir).expect("written");
+        data_dir
+    }
+
+    fn append(disk: &mut dyn RaftDisk, first: u64, last: LogPoint) {
+        let entry = |index| Entry { term: last.term, index, ..Entry::default() };
+        let hard_state = HardState { term: last.term, vote: 0, commit: 1 };
+        let entries = (first..=last.index).map(entry).collect();
+        disk.append_group(&Group { hard_state, restored: None, entries }).expect("appended");
+    }
+
+    fn at(term: u64, index: u64) -> LogPoint {
+        LogPoint { term, index }
+    }
+
+    fn papers(data_dir: &Path) -> Admission {
+        Admission::read(data_dir).expect("readable").expect("there")
+    }
+
+    #[test]
+    fn the_newest_survives_and_the_others_never_start_again() {
+        let temporary = TempDir::new().expect("a folder");
+        let dirs = [stopped(&temporary, 1, at(2, 9)), stopped(&temporary, 3, at(3, 4))];
+        let plan = plan(&dirs, 0).expect("planned");
+        assert_eq!((plan.survivor, plan.logs, plan.next.number), (3, LogsRead::Majority, 2));
+        assert_eq!((&plan.voters[..], &plan.unread[..], plan.uncommitted), (&[1, 2, 3][..], &[2][..], 3));
+        let path = temporary.path().join("plan.json");
+        plan.write(&path).expect("written");
+        assert_eq!(Plan::read_from(&path).expect("read"), plan);
+        assert!(matches!(apply(&plan, "0000-0000-0000"), Err(RecoveryError::WrongDigest)));
+        let forged = Plan { survivor: 1, ..plan.clone() };
+        assert!(matches!(apply(&forged, &plan.digest), Err(RecoveryError::WrongDigest)));
+
+        let aside = apply(&plan, &plan.digest).expect("applied");
+        assert!(aside.join("identity").exists());
+        assert_eq!(papers(&dirs[1]).generation, plan.next);
+        let survivor = Stopped::open(&dirs[1]).expect("it starts");
+        let state = survivor.reading.start.state.as_ref().expect("a state");
+        assert_eq!((state.generation(), &state.membership().voters[..]), (plan.next, &[MemberId(3)][..]));
+        drop(survivor);
+        let refused = Stopped::open(&dirs[0]).err().expect("it never starts again").to_string();
+        assert!(refused.contains("went on as generation 2-") && refused.contains("from m3"), "{refused}");
+        assert_eq!(apply(&plan, &plan.digest).expect("done already"), aside);
+    }
+
+    /// Wherever it ended: behind the quarantine of the others, or behind the moment of the survivor.
+    #[test]
+    fn what_was_cut_off_is_done_again() {
+        let temporary = TempDir::new().expect("a folder");
+        let dirs = [stopped(&temporary, 1, at(2, 9)), stopped(&temporary, 3, at(3, 4))];
+        let plan = plan(&dirs, 0).expect("planned");
+        Folder::lock(&dirs[0]).expect("free").condemn(&plan.epitaph()).expect("condemned");
+        apply(&plan, &plan.digest).expect("applied");
+        assert_eq!(papers(&dirs[1]).generation, plan.next);
+    }
+
+    #[test]
+    fn a_store_that_has_changed_since_is_not_touched() {
+        let temporary = TempDir::new().expect("a folder");
+        let dirs = [stopped(&temporary, 1, at(2, 9)), stopped(&temporary, 3, at(3, 4))];
+        let plan = plan(&dirs, 0).expect("planned");
+        let folder = Folder::lock(&dirs[0]).expect("free");
+        let OpenOutcome::Ready(mut disk, _) = folder.open(Backend::File, None).expect("opened") else {
+            panic!("it is whole")
+        };
+        append(&mut *disk, 10, at(4, 11));
+        disk.close().expect("closed");
+        drop((disk, folder));
+        assert!(matches!(apply(&plan, &plan.digest), Err(RecoveryError::Changed(_))));
+        assert!(dirs.iter().all(|dir| papers(dir).generation == Generation::numbered(1)));
+        assert!(dirs.iter().all(|dir| Folder::lock(dir).expect("free").quarantine().expect("read").is_none()));
+    }
+
+    #[test]
+    fn what_is_no_stopped_member_is_named() {
+        let temporary = TempDir::new().expect("a folder");
+        let whole = stopped(&temporary, 1, at(2, 9));
+        let nothing = temporary.path().join("nothing");
+        assert!(matches!(plan(&[whole.clone(), nothing.clone()], 0), Err(RecoveryError::NoMember(_))));
+        assert!(!nothing.exists(), "nothing is made where nothing was");
+        let runs = Folder::lock(&whole).expect("free");
+        assert!(matches!(plan(&[whole.clone()], 0), Err(RecoveryError::Store(StoreError::Locked { .. }))));
+        drop(runs);
+        Folder::lock(&whole).expect("free").condemn("its leader knows of more").expect("condemned");
+        assert!(matches!(plan(&[whole], 0), Err(RecoveryError::Quarantined { .. })));
+    }
+
+    #[test]
+    fn a_number_that_was_seen_elsewhere_is_not_used_again() {
+        let temporary = TempDir::new().expect("a folder");
+        let plan = plan(&[stopped(&temporary, 2, at(1, 2))], 4).expect("planned");
+        assert_eq!((plan.next.number, plan.logs), (5, LogsRead::Fewer));
+        let told = plan.told();
+        for line in ["not read       m1, m3", "may be lost    whatever m1, m3 decided after r2", "no time counts"] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+    }
+}

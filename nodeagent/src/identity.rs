@@ -194,6 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_goes_on_to_later_generations_only() {
+        let before = identity();
+        let next = Generation { number: 2, id: 7 };
+        let told = before.told_to_serve(next, vec!["10.0.0.9:7441".to_owned()]).expect("a later one");
+        assert_eq!((told.generation, told.members.len(), told.node), (next, 1, before.node));
+        assert_eq!(told.told_to_serve(next, Vec::new()).expect("the same again"), told);
+        for earlier in [before.generation, Generation::numbered(2), Generation { number: 2, id: 8 }] {
+            let refused = told.told_to_serve(earlier, Vec::new()).expect_err("it is not later");
+            assert!(refused.to_string().contains("does not come after"), "{refused}");
+        }
+        assert!(before.told_to_serve(next, vec!["nowhere".to_owned()]).is_err());
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("identity.json");
+        told.write(&path).expect("written");
+        assert_eq!(Identity::read(&path).expect("read"), told);
+    }
+
+    #[test]
     fn identity_survives_the_disk_and_only_its_owner_reads_it() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("identity.json");

@@ -293,6 +293,20 @@ mod tests {
         }
     }
 
+    /// Two recoveries that know nothing of each other come to the same number: neither may take what the other has.
+    #[test]
+    fn another_generation_of_the_same_number_is_refused_whatever_its_epoch() {
+        let area = area();
+        let (one, other) = (Generation { number: 2, id: 7 }, Generation { number: 2, id: 8 });
+        claim(area.path(), &Claim { generation: one, ..of(5) }).expect("claim");
+        for epoch in [4, 5, 6, 1 << 20] {
+            let refused = claim(area.path(), &Claim { generation: other, ..of(epoch) });
+            assert!(matches!(refused, Err(ClaimError::Other { .. })), "{epoch}: {refused:?}");
+        }
+        claim(area.path(), &Claim { generation: one, ..of(6) }).expect("its own goes on");
+        claim(area.path(), &Claim { generation: Generation { number: 3, id: 1 }, ..of(7) }).expect("a later one");
+    }
+
     #[test]
     fn an_older_generation_is_refused_and_a_newer_one_never_goes_back() {
         let area = area();
