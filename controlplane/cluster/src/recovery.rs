@@ -197,6 +197,8 @@ mod tests {
         for id in &others[1..] {
             story.register(*id, u128::from(id.0), true, facts(8)).expect("the same boot, shown empty");
             assert_eq!(story.plan(), 0, "the last one may run it");
+            story.refused(crate::Command::MoveContainer { container: web, target: None });
+            story.refused(crate::Command::MoveContainer { container: web, target: Some(*id) });
         }
         story.register(others[0], 77, true, facts(8)).expect_err("another boot shows nothing");
         assert!(story.state.node(others[0]).expect("it is there").awaits_operator());
