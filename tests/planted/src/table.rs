@@ -111,6 +111,8 @@ pub const QUICK: &[&str] = &[
     "another-boot-is-empty",
     "epoch-stays-with-the-node",
     "wait-without-kill",
+    "epochs-not-raised",
+    "recovery-waits-without-a-majority",
 ];
 
 /// Marks without a planted bug here, and why.
