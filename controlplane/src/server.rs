@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::runtime::fencing::Fences;
 use crate::runtime::{Credentials, Ended, Runtime, Seat, StoreMeter, chain};
 use crate::secret::Secret;
-use crate::standing::{Burnt, Leaving, Order, Seated, Standing};
+use crate::standing::{Burnt, Order, Passing, Seated, Standing};
 use crate::steward;
 use crate::store::{Folder, OpenOutcome, Quarantine};
 use ports::{AGENT_WINDOW, bind, describing, http, incoming, said_end};
@@ -425,7 +425,7 @@ impl Server {
             secrets: Default::default(),
             sessions: Default::default(),
             stays_learner: Mutex::new(BTreeSet::new()),
-            leaving: Leaving::default(),
+            passing: Passing::default(),
         });
         let tasks = vec![
             self.streams.spawn(steward::run(Arc::clone(&seated))),

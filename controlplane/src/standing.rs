@@ -1,7 +1,7 @@
 //! What this process is just now: nothing yet, a member, quarantined, removed. And what it may be asked to become.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cluster::{ClusterId, MemberId, Profile};
 use proto::{Problem, v1};
@@ -35,29 +35,67 @@ pub struct Seated {
     pub sessions: Sessions,
     /// Members whose hello said that they do not want to vote.
     pub stays_learner: Mutex<BTreeSet<MemberId>>,
-    /// Members that are being taken out: the steward does not take them in again.
-    pub leaving: Leaving,
+    /// Members that are being taken out, and the one that the steward is taking in.
+    pub passing: Passing,
 }
 
-/// Members on their way out.
+/// Members between the directory and the configuration: who is on its way out is not taken in again, and who is being
+/// taken in is seen by whoever wants it out.
 #[derive(Clone, Default)]
-pub struct Leaving(Arc<Mutex<BTreeSet<MemberId>>>);
+pub struct Passing(Arc<Mutex<Ways>>);
 
-impl Leaving {
+#[derive(Default)]
+struct Ways {
+    out: BTreeSet<MemberId>,
+    into: Option<MemberId>,
+}
+
+impl Passing {
     /// On its way out until the value is dropped.
-    pub fn enter(&self, member: MemberId) -> impl Drop + use<> {
-        struct Entered(Leaving, MemberId);
-        impl Drop for Entered {
-            fn drop(&mut self) {
-                self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-            }
-        }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(member);
-        Entered(self.clone(), member)
+    pub fn leave(&self, member: MemberId) -> Way {
+        self.ways().out.insert(member);
+        Way { passing: self.clone(), member, out: true }
     }
 
-    pub fn contains(&self, member: MemberId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&member)
+    /// Being taken in until the value is dropped, one at a time; `None` for one that is on its way out.
+    pub fn come(&self, member: MemberId) -> Option<Way> {
+        let mut ways = self.ways();
+        if ways.out.contains(&member) {
+            return None;
+        }
+        ways.into = Some(member);
+        drop(ways);
+        Some(Way { passing: self.clone(), member, out: false })
+    }
+
+    pub fn is_leaving(&self, member: MemberId) -> bool {
+        self.ways().out.contains(&member)
+    }
+
+    pub fn is_coming(&self, member: MemberId) -> bool {
+        self.ways().into == Some(member)
+    }
+
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// That somebody is under way; it is over when this is dropped.
+pub struct Way {
+    passing: Passing,
+    member: MemberId,
+    out: bool,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        let mut ways = self.passing.ways();
+        if self.out {
+            ways.out.remove(&self.member);
+        } else {
+            ways.into = None;
+        }
     }
 }
 

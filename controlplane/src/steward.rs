@@ -23,6 +23,8 @@ pub async fn run(seated: Arc<Seated>) {
         let view = seated.handle.view();
         let Some(state) = view.state.as_ref().filter(|_| view.leads) else { continue };
         let Some(change) = wanted(&seated, state, &seated.handle.status()) else { continue };
+        let (Change::AddLearner(member) | Change::Promote(member) | Change::Remove(member)) = change;
+        let Some(_coming) = seated.passing.come(member) else { continue };
         match seated.handle.change_membership(change).await {
             Ok(()) => info!(replica = %seated.handle.id, ?change, "membership changed"),
             // It is looked at again; what stands in the way is shown by `quorum`.
@@ -42,12 +44,12 @@ fn wanted(seated: &Seated, state: &State, status: &Status) -> Option<Change> {
     let stays = seated.stays_learner.lock().unwrap_or_else(PoisonError::into_inner);
     let caught_up = |id: &MemberId| status.matched.get(id).is_some_and(|held| *held + LAG >= status.last.index);
     let ready = membership.learners.iter().find(|id| {
-        caught_up(id) && seated.handle.reaches(**id) && !stays.contains(id) && !seated.leaving.contains(**id)
+        caught_up(id) && seated.handle.reaches(**id) && !stays.contains(id) && !seated.passing.is_leaving(**id)
     });
     if let Some(learner) = ready {
         return Some(Change::Promote(*learner));
     }
     let outside = |id: &MemberId| !membership.votes(*id) && !membership.learners.contains(id);
-    let newcomer = state.members().map(|member| member.id).find(|id| outside(id) && !seated.leaving.contains(*id));
+    let newcomer = state.members().map(|member| member.id).find(|id| outside(id) && !seated.passing.is_leaving(*id));
     newcomer.map(Change::AddLearner)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::v1;
 use serde::{Deserialize, Serialize};
 
-use crate::output::Usage;
+use crate::trouble::Trouble;
 
 /// Lease profile: how soon the loss of a node is acted upon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
@@ -126,11 +126,11 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// Refuses a key that is given twice. `flag` is named in the error.
-pub fn pairs(flag: &str, given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Usage> {
+pub fn pairs(flag: &str, given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Trouble> {
     let mut all = BTreeMap::new();
     for (key, value) in given {
         if all.insert(key.clone(), value).is_some() {
-            return Err(Usage(format!("{flag} gives {key:?} twice; which one holds?")));
+            return Err(Trouble::usage(format!("{flag} gives {key:?} twice; which one holds?")));
         }
     }
     Ok(all)
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(pair("A="), Ok(("A".to_owned(), String::new())));
         assert!(pair("A").is_err() && pair("=b").is_err() && pair("").is_err());
         let twice = ["A=1", "A=2"].iter().filter_map(|it| pair(it).ok()).collect();
-        assert!(pairs("--env", twice).expect_err("twice").0.contains("--env gives \"A\" twice"));
+        assert!(pairs("--env", twice).expect_err("twice").to_string().contains("--env gives \"A\" twice"));
     }
 
     #[test]

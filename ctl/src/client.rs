@@ -16,6 +16,7 @@ use tonic::{Code, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::output;
+use crate::progress::patiently;
 use crate::rpcs::{Ask, AskPaged, REPLY_MAX};
 
 /// Pause between two rounds of all servers; short, for an election takes well below a second.
@@ -32,6 +33,8 @@ const PAGE: u32 = 500;
 const STATE_AGE: &str = "quorate-state-age-ms";
 /// The reason of a member that keeps no events so old: it may have been started lately.
 const COMPACTED: &str = "compacted";
+/// The reason of a change of members that waits for the one before it, or for a voter to keep up.
+const NOT_NOW: &str = "not-now";
 
 pub struct Client {
     within: Duration,
@@ -51,7 +54,7 @@ pub struct Client {
 pub enum Failure {
     #[error(transparent)]
     Problem(#[from] Problem),
-    #[error("no member could within {:.1} s (asked {servers}): {last}", within.as_secs_f64())]
+    #[error("no member could do it within {:.1} s (asked {servers}): {last}", within.as_secs_f64())]
     Unreachable {
         servers: String,
         within: Duration,
@@ -124,14 +127,17 @@ impl Client {
 
     /// The answer to `request` with all its pages.
     pub async fn ask_all<A: AskPaged>(&self, mut request: A) -> Result<A::Reply, Failure> {
-        request.page().get_or_insert_default().size = PAGE;
-        let mut whole = self.ask(request.clone()).await?;
-        while !A::next_token(&whole).is_empty() {
-            request.page().get_or_insert_default().token = A::next_token(&whole).to_owned();
-            let page = self.ask(request.clone()).await?;
-            A::append(&mut whole, page);
-        }
-        Ok(whole)
+        let pages = async {
+            request.page().get_or_insert_default().size = PAGE;
+            let mut whole = self.ask(request.clone()).await?;
+            while !A::next_token(&whole).is_empty() {
+                request.page().get_or_insert_default().token = A::next_token(&whole).to_owned();
+                let page = self.ask(request.clone()).await?;
+                A::append(&mut whole, page);
+            }
+            Ok(whole)
+        };
+        patiently(|| self.asking(), pages).await
     }
 
     /// What happens from revision `from` on (not 0), for as long as the caller listens.
@@ -139,8 +145,19 @@ impl Client {
         Watch { client: self, filter, next: from, stream: None }
     }
 
-    /// Makes the call on one member after another until one answers with more than "not me" or "not now".
+    fn asking(&self) -> String {
+        format!("asking {}", self.servers().join(", "))
+    }
+
     async fn call<R, Made>(&self, id: Option<String>, call: impl Fn(Channel, Duration) -> Made) -> Result<R, Failure>
+    where
+        Made: Future<Output = Result<Response<R>, Status>>,
+    {
+        patiently(|| self.asking(), self.calls(id, call)).await
+    }
+
+    /// Makes the call on one member after another until one answers with more than "not me" or "not now".
+    async fn calls<R, Made>(&self, id: Option<String>, call: impl Fn(Channel, Duration) -> Made) -> Result<R, Failure>
     where
         Made: Future<Output = Result<Response<R>, Status>>,
     {
@@ -175,7 +192,7 @@ impl Client {
                     }
                     Err(status) => status,
                 };
-                let problem = Problem::from(&status);
+                let problem = told(&status);
                 match outlook(&status, &problem) {
                     Outlook::Final => return Err(problem.into()),
                     Outlook::Elsewhere => self.put_last(&server),
@@ -202,6 +219,10 @@ impl Client {
                 return Err(last.into());
             }
             if began.elapsed() >= self.within {
+                // It was heard and answered, and what it waits for did not pass.
+                if &*last.reason == NOT_NOW {
+                    return Err(last.into());
+                }
                 let servers = self.servers().join(", ");
                 let uncertain = id.filter(|_| uncertain);
                 return Err(Failure::Unreachable { servers, within: self.within, last, uncertain });
@@ -266,12 +287,25 @@ fn stale_note(server: &str, age: Option<u64>) -> String {
 fn outlook(status: &Status, problem: &Problem) -> Outlook {
     match (&*problem.reason, problem.code) {
         ("no-cluster" | "quarantined" | "removed" | COMPACTED, _) => Outlook::Elsewhere,
-        ("not-leader" | "no-quorum" | "no-state" | "overloaded" | "rate-limited", _) => Outlook::Soon { sent: false },
+        ("not-leader" | "no-quorum" | "no-state" | "overloaded" | "rate-limited" | NOT_NOW, _) => {
+            Outlook::Soon { sent: false }
+        }
         (_, Code::Unavailable | Code::DeadlineExceeded) => Outlook::Soon { sent: !is_refused_connection(status) },
         // What has a source was made here, from a connection that broke; a server's answer has none.
         _ if status.source().is_some() => Outlook::Soon { sent: true },
         _ => Outlook::Final,
     }
+}
+
+/// What a status says; of a connection that was not made or broke, what the system says about it.
+fn told(status: &Status) -> Problem {
+    let mut problem = Problem::from(status);
+    let mut source = status.source();
+    while let Some(error) = source {
+        problem.message = error.to_string().into();
+        source = error.source();
+    }
+    problem
 }
 
 /// Nothing was sent: nobody listens there.
@@ -392,6 +426,7 @@ mod tests {
         assert!(of(problem(Code::Unavailable, "quarantined")) == Outlook::Elsewhere);
         assert!(of(problem(Code::OutOfRange, "compacted")) == Outlook::Elsewhere);
         assert!(of(problem(Code::ResourceExhausted, "overloaded")) == Outlook::Soon { sent: false });
+        assert!(of(problem(Code::FailedPrecondition, "not-now")) == Outlook::Soon { sent: false });
         assert!(of(problem(Code::Aborted, "stale-incarnation")) == Outlook::Final);
         assert!(of(problem(Code::Internal, "internal")) == Outlook::Final);
     }
@@ -402,7 +437,8 @@ mod tests {
         let client = Client::new(vec![gone.to_string()], Duration::from_millis(200));
         let failure = client.ask(v1::CordonRequest::default()).await.expect_err("nobody listens");
         assert!(matches!(&failure, Failure::Unreachable { uncertain: None, .. }), "{failure:?}");
-        assert!(failure.to_string().contains(&gone.to_string()), "{failure}");
+        let said = failure.to_string();
+        assert!(said.contains(&gone.to_string()) && said.contains("Connection refused"), "{said}");
     }
 
     fn replies(revisions: &[u64]) -> Vec<Vec<u8>> {

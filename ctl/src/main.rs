@@ -7,12 +7,15 @@ mod commands;
 mod fake;
 mod identity;
 mod output;
+mod progress;
 mod rpcs;
 mod session;
+mod trouble;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::json;
 
 use commands::{cluster, container, dev, events, member, node, storage, template, verbs};
 use session::{Global, Session};
@@ -22,7 +25,7 @@ use session::{Global, Session};
     name = "quoratectl",
     version,
     about = "Speaks to a Quorate cluster",
-    after_help = output::EXIT_CODES,
+    after_help = trouble::EXIT_CODES,
     max_term_width = 110,
     subcommand_required = true,
     arg_required_else_help = true
@@ -64,13 +67,16 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Prints every method of the API that some verb calls, one a line
+    /// Prints every method of the API that some verb calls, one a line; for programs the verbs too
     #[command(hide = true)]
     Verbs,
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return trouble::unreadable(&error, std::env::args_os()),
+    };
     let format = cli.global.output;
     let before_threads = match &cli.command {
         Command::Dev(dev) => dev::before_threads(dev),
@@ -78,10 +84,7 @@ fn main() -> ExitCode {
     };
     match before_threads.unwrap_or_else(|| in_runtime(cli)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::report(&error, format);
-            output::exit_code(&error)
-        }
+        Err(error) => trouble::report(&error, format),
     }
 }
 
@@ -100,15 +103,18 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Storage(verb) => storage::run(&session, verb).await,
         Command::Container(verb) => container::run(&session, verb).await,
         Command::Events(asked) => events::run(&session, asked).await,
-        Command::Dev(dev) => dev::run(dev).await,
+        Command::Dev(dev) => dev::run(session.format, dev).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "quoratectl", &mut script);
-            output::emit(&String::from_utf8(script)?);
+            let script = String::from_utf8(script)?;
+            let programs = || json!({ "shell": shell.to_string(), "script": script });
+            output::answer(session.format, programs, || script.clone());
             Ok(())
         }
         Command::Verbs => {
-            output::emit(&verbs::called().join("\n"));
+            let programs = || json!({ "verbs": verbs::all(&Cli::command()), "methods": verbs::called() });
+            output::answer(session.format, programs, || verbs::called().join("\n"));
             Ok(())
         }
     }

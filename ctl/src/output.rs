@@ -1,17 +1,13 @@
-//! What people and programs see: tables by default, `-o json|yaml|wide` on demand; progress on a terminal.
-//! In: replies, errors. Out: stdout for results, stderr for progress and problems; the exit code.
+//! What people and programs see of a result: tables by default, `-o json|yaml|wide` on demand.
+//! In: replies. Out: standard output. Absent: problems (`trouble`), and what is under way (`progress`).
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use prost::Message;
 use serde_json::Value;
-use tonic::Code;
-
-use crate::client::Failure;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -20,32 +16,25 @@ pub enum Format {
     Table,
     /// For people, with more columns
     Wide,
-    /// The messages of the API as REST answers them
+    /// The messages of the API as REST answers them; a stream, one a line
     Json,
     /// The same as YAML
     Yaml,
 }
 
-/// Exit codes, as `quoratectl --help` documents them.
-pub const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  failed, for a reason not below
-  2  the command line is wrong; nothing was asked
-  3  no member answered, or no majority: a change may be repeated with the request id that is shown
-  4  no such object
-  5  refused: the state does not allow it, the name is taken, or the input is not valid
-  6  the cluster was reached, and what was awaited did not come in time";
+impl Format {
+    pub fn is_for_programs(self) -> bool {
+        matches!(self, Format::Json | Format::Yaml)
+    }
 
-/// The command line is wrong in a way only the whole of it shows.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
-/// What was awaited did not come.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TimedOut(pub String);
+    /// `value` as one document, with the line's end: YAML where that is wanted, else JSON.
+    pub fn of(self, value: &Value) -> String {
+        match self {
+            Format::Yaml => yaml(value),
+            _ => plain(&serde_json::to_string_pretty(value).expect("JSON values print")) + "\n",
+        }
+    }
+}
 
 /// Writes a result. Whoever reads may stop reading: that ends the program, and is no failure.
 pub fn emit(text: &str) {
@@ -92,21 +81,33 @@ pub fn facts(facts: &[(&str, String)]) -> String {
 
 /// Prints `message` (of that name in `quorate.v1`) for programs, or what `people` makes of it.
 pub fn print(format: Format, name: &str, message: &impl Message, people: impl FnOnce() -> String) {
-    match format {
-        Format::Json => print_json(&json(name, message)),
-        Format::Yaml => emit(&yaml(&json(name, message))),
-        Format::Table | Format::Wide => emit(&harmless(&people())),
+    answer(format, || json(name, message), people);
+}
+
+/// Prints what `programs` says, or what `people` makes of it.
+pub fn answer(format: Format, programs: impl FnOnce() -> Value, people: impl FnOnce() -> String) {
+    match format.is_for_programs() {
+        true => emit(&format.of(&programs())),
+        false => emit(&harmless(&people())),
     }
 }
 
 /// `text` as a terminal may show it: what would move, hide or turn around what stands there is written out instead.
 pub fn harmless(text: &str) -> String {
-    let hidden = |c: char| {
-        (c.is_control() && !matches!(c, '\n' | '\t'))
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
-    let shown = |c: char| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    let shown = |c: char| if is_hidden(c) { c.escape_unicode().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
+}
+
+/// JSON without what a terminal would obey or YAML would not read: it stands in strings only, and there in this form too.
+fn plain(json: &str) -> String {
+    let shown = |c: char| if is_hidden(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(shown).collect()
+}
+
+/// All of them within the first 65,536.
+fn is_hidden(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `message`, of that name in `quorate.v1`, as REST answers it.
@@ -114,8 +115,9 @@ pub fn json(name: &str, message: &impl Message) -> Value {
     proto::rest::to_json(&format!("quorate.v1.{name}"), message)
 }
 
-pub fn print_json(value: &Value) {
-    emit(&serde_json::to_string_pretty(value).expect("JSON values print"));
+/// `message` in one line.
+pub fn line_of_json(name: &str, message: &impl Message) -> String {
+    plain(&json(name, message).to_string())
 }
 
 /// Block style YAML of a JSON value; strings are quoted as JSON, which YAML reads.
@@ -135,7 +137,7 @@ pub fn yaml(value: &Value) -> String {
                     nested(item, depth, out);
                 }
             }
-            scalar => out.push_str(&format!("{pad}{scalar}\n")),
+            scalar => out.push_str(&format!("{pad}{}\n", plain(&scalar.to_string()))),
         }
     }
     fn nested(value: &Value, depth: usize, out: &mut String) {
@@ -145,7 +147,7 @@ pub fn yaml(value: &Value) -> String {
             out.push('\n');
             write(value, depth + 1, out);
         } else {
-            out.push_str(&format!(" {value}\n"));
+            out.push_str(&format!(" {}\n", plain(&value.to_string())));
         }
     }
     let mut out = String::new();
@@ -160,7 +162,7 @@ fn key(text: &str) -> String {
     // Words that YAML 1.1 reads as something else.
     let word =
         matches!(&*text.to_ascii_lowercase(), "y" | "n" | "yes" | "no" | "on" | "off" | "true" | "false" | "null");
-    if bare && !word { text.to_owned() } else { Value::from(text).to_string() }
+    if bare && !word { text.to_owned() } else { plain(&Value::from(text).to_string()) }
 }
 
 /// `up` of `NODE_HEALTH_UP` and `NODE_HEALTH_`.
@@ -223,102 +225,8 @@ pub fn utc(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{milli:03}")
 }
 
-/// Says what went wrong and what to do next; for programs as the problem that REST would answer.
-pub fn report(error: &anyhow::Error, format: Format) {
-    let failure = error.downcast_ref::<Failure>();
-    if let (Format::Json, Some(failure)) = (format, failure) {
-        let mut problem = failure.problem().json();
-        problem["doing"] = format!("{error}").into();
-        if let Failure::Unreachable { uncertain: Some(id), .. } = failure {
-            problem["requestId"] = id.clone().into();
-        }
-        eprintln!("{}", serde_json::to_string_pretty(&problem).expect("JSON values print"));
-        return;
-    }
-    eprintln!("quoratectl: {}", harmless(&format!("{error:#}")));
-    let next = match failure {
-        Some(Failure::Unreachable { uncertain: Some(id), .. }) => {
-            format!("the outcome is not known; the same command with --request-id {id} has its effect once")
-        }
-        Some(Failure::Unreachable { last, .. }) if last.hint.is_none() => {
-            "is a member running there? --server or QUORATE_SERVERS names others".to_owned()
-        }
-        _ => return,
-    };
-    eprintln!("next: {next}");
-}
-
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let of_failure = |failure: &Failure| match (failure, failure.problem().code) {
-        (Failure::Unreachable { .. }, _) | (_, Code::Unavailable) => 3,
-        (_, Code::NotFound) => 4,
-        (_, Code::DeadlineExceeded) => 6,
-        (
-            _,
-            Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition | Code::OutOfRange | Code::Aborted,
-        ) => 5,
-        _ => 1,
-    };
-    let code = match error.downcast_ref::<Failure>() {
-        Some(failure) => of_failure(failure),
-        None if error.downcast_ref::<TimedOut>().is_some() => 6,
-        None if error.downcast_ref::<Usage>().is_some() => 2,
-        None => 1,
-    };
-    ExitCode::from(code)
-}
-
-/// A line of progress: a spinner on a terminal, plain lines elsewhere.
-pub struct Progress(Option<indicatif::ProgressBar>);
-
-impl Progress {
-    pub fn new(what: &str) -> Progress {
-        let what = harmless(what);
-        if !std::io::stderr().is_terminal() {
-            eprintln!("{what}");
-            return Progress(None);
-        }
-        let bar = indicatif::ProgressBar::new_spinner().with_message(what);
-        bar.enable_steady_tick(std::time::Duration::from_millis(100));
-        Progress(Some(bar))
-    }
-
-    /// What is being waited for now.
-    pub fn say(&self, what: &str) {
-        let what = harmless(what);
-        match &self.0 {
-            Some(bar) => bar.set_message(what),
-            None => eprintln!("{what}"),
-        }
-    }
-
-    /// A line that stays.
-    pub fn line(&self, line: &str) {
-        let line = harmless(line);
-        match &self.0 {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
-        }
-    }
-
-    pub fn done(self, what: &str) {
-        self.end();
-        eprintln!("{}", harmless(what));
-    }
-
-    /// Takes the spinner away.
-    pub fn end(self) {
-        if let Some(bar) = self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
-    use proto::Problem;
-
     use super::*;
 
     #[test]
@@ -345,6 +253,9 @@ mod tests {
     fn nothing_that_somebody_wrote_moves_the_terminal() {
         assert_eq!(harmless("a\u{1b}[2Jb\u{202e}c\u{200b}\u{7}"), "a\\u{1b}[2Jb\\u{202e}c\\u{200b}\\u{7}");
         assert_eq!(harmless("Zürich\tone\ntwo"), "Zürich\tone\ntwo");
+        let value = serde_json::json!({ "a\u{9b}": "b\u{202e}\u{feff}\u{85}\u{7f}é\n" });
+        assert_eq!(Format::Yaml.of(&value), "\"a\\u009b\": \"b\\u202e\\ufeff\\u0085\\u007fé\\n\"\n");
+        assert_eq!(serde_json::from_str::<Value>(&Format::Json.of(&value)).expect("JSON"), value);
     }
 
     #[test]
@@ -354,20 +265,5 @@ mod tests {
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines, ["NAME      STATE", "web       running", "database  -"]);
         assert_eq!(facts(&[("a", "1\n2".into()), ("none", String::new())]), "a     1\n      2\n");
-    }
-
-    #[test]
-    fn exit_codes_are_the_documented_ones_whatever_is_said_around() {
-        let problem =
-            |code| anyhow::Error::from(Failure::Problem(Problem::new(code, "reason", "text"))).context("do it");
-        let codes = [(Code::NotFound, 4), (Code::FailedPrecondition, 5), (Code::Unavailable, 3), (Code::Internal, 1)];
-        for (code, expected) in codes {
-            assert_eq!(exit_code(&problem(code)), ExitCode::from(expected), "{code:?}");
-            assert!(EXIT_CODES.contains(&format!("\n  {expected}  ")));
-        }
-        let late: anyhow::Result<()> = Err(TimedOut("late".into())).context("wait");
-        assert_eq!(exit_code(&late.expect_err("late")), ExitCode::from(6));
-        assert_eq!(exit_code(&Usage("twice".into()).into()), ExitCode::from(2));
-        assert_eq!(exit_code(&anyhow::anyhow!("broken")), ExitCode::from(1));
     }
 }

@@ -10,8 +10,10 @@ use proto::v1;
 
 use crate::args;
 use crate::client::Client;
-use crate::output::{self, Format, Progress, TimedOut, Usage};
+use crate::output::{self, Format};
+use crate::progress::Progress;
 use crate::rpcs::Ask;
+use crate::trouble::Trouble;
 
 /// How long a call is tried where nothing is said: an election and a restart of a member fit in.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -102,10 +104,10 @@ impl Session {
     }
 
     /// Errs unless one member is named: what is asked of it must not reach another.
-    pub fn ensure_sole(&self, whom: &str) -> Result<(), Usage> {
+    pub fn ensure_sole(&self, whom: &str) -> Result<(), Trouble> {
         match self.global.server.as_slice() {
             [_] => Ok(()),
-            several => Err(Usage(format!(
+            several => Err(Trouble::usage(format!(
                 "this is asked of {whom} itself, and {} members are named: name that one with --server",
                 several.len()
             ))),
@@ -137,11 +139,11 @@ impl Session {
         Ok(())
     }
 
-    /// Looks until it is `Reached`, at each event and now and then. Errs with [`TimedOut`] when the time is up.
+    /// Looks until it is `Reached`, at each event and now and then. Errs when the time is up.
     pub async fn until<T>(&self, awaited: Awaited, mut look: impl AsyncFnMut() -> Result<Look<T>>) -> Result<T> {
         let Awaited { what, next, patience, from, about } = awaited;
         let patience = self.global.timeout.unwrap_or(patience);
-        let progress = Progress::new(&what);
+        let progress = Progress::new(self.format, &what);
         let changed = tokio::sync::Notify::new();
         let shown = async {
             let mut watch = self.client.watch(from, about);
@@ -169,17 +171,15 @@ impl Session {
                 let _ = tokio::time::timeout(LOOK, changed.notified()).await;
             }
         };
-        let ended = tokio::select! {
+        tokio::select! {
             found = looked => found,
             () = shown => unreachable!("it never ends"),
             () = tokio::time::sleep(patience) => {
                 let is = if now.is_empty() { "nothing was heard" } else { &now };
                 let waited = output::time(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
-                Err(TimedOut(format!("{what}: not done after {waited}: {is}; the order stands\nnext: {next}")).into())
+                Err(Trouble::late(format!("{what}: not done after {waited}: {is}; the order stands"), next).into())
             }
-        };
-        progress.end();
-        ended
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cluster::agent::MembershipIdentity;
 use cluster::{AgentRun, Exit, FencingClass, MemberId, NodeFacts, Profile};
-use decide::{Effect, Input, Journal};
+use decide::{Effect, Happened, Input, Journal};
 use tokio::runtime::{Builder, Handle, Runtime as Threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::{Config, OnShutdown};
 use crate::control::{ContainerStatus, Control, GuardStatus, Request, Status};
-use crate::guarding::{Guarding, GuardingError};
+use crate::drivers::guard::GuardLink;
+use crate::guarding::{self, Guarding, GuardingError};
 use crate::hands::Driven;
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Found, JournalError, Keeper, StateLock, Writer};
@@ -190,7 +191,7 @@ impl Circle {
         let facts = facts_without_runtimes(config, &guarding, keeper.sum());
         let hands = Arc::new(Driven::new(config, &identity, &guarding));
         let work = Work::new(hands.clone(), inputs.clone(), config.workers, threads.clone());
-        follow_exits(&hands, &work).map_err(start_error("start a thread"))?;
+        follow_exits(&hands, &work, guarding.link()).map_err(start_error("start a thread"))?;
         let prove = {
             let (inputs, mut facts) = (inputs.clone(), facts.clone());
             move || {
@@ -218,6 +219,7 @@ impl Circle {
             boot: config.boot,
             run,
             facts: facts.clone(),
+            guard_found: guarding.was_found(),
         };
         let mind = decide::Agent::new(settings, keeper.sum().clone());
         let journal = Writer::start(keeper, move |sequence| {
@@ -471,13 +473,17 @@ fn with_class(facts: NodeFacts, guarding: &Guarding) -> NodeFacts {
 }
 
 /// Tells the mind of every container that ends by itself.
-fn follow_exits(hands: &Arc<Driven>, work: &Work) -> io::Result<()> {
+fn follow_exits(hands: &Arc<Driven>, work: &Work, link: &Arc<GuardLink>) -> io::Result<()> {
     let (sender, exits) = std::sync::mpsc::channel();
-    let (hands, work) = (hands.clone(), work.clone());
+    let (hands, work, link) = (hands.clone(), work.clone(), link.clone());
     std::thread::Builder::new().name("exits".to_owned()).spawn(move || {
         hands.watch(sender);
         for exited in exits {
-            work.exited((exited.workload.container, exited.workload.epoch), exit_of(exited.code));
+            let exit = exit_of(exited.code);
+            // The kernel kills with the guard, not before it.
+            let guarded = exit != Exit::Signal(rustix::process::Signal::KILL.as_raw()) || guarding::is_there(&link);
+            let what = if guarded { Happened::Exited { exit } } else { Happened::EndedWithGuard };
+            work.ended((exited.workload.container, exited.workload.epoch), what);
         }
     })?;
     Ok(())

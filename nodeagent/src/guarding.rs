@@ -59,6 +59,8 @@ pub struct Guarding {
     places: Places,
     link: Arc<GuardLink>,
     child: Option<Child>,
+    /// It lived before this agent looked for it.
+    found: bool,
     started: Option<Instant>,
     /// Ordered and not yet in the slot, because it was full.
     pending: Vec<(Incarnation, Pending)>,
@@ -80,6 +82,7 @@ impl Guarding {
         let mut child = None;
         let since = Instant::now();
         let mut started: Option<Instant> = None;
+        let found = GuardLink::attach(&places.slot, &places.run_dir).is_ok_and(|link| is_there(&link));
         let link = loop {
             if let Some(link) = watched(&places)? {
                 break link;
@@ -102,6 +105,7 @@ impl Guarding {
             places,
             link: Arc::new(link),
             child,
+            found,
             started,
             pending: Vec::new(),
             said: None,
@@ -110,6 +114,10 @@ impl Guarding {
         guarding.link.tick();
         guarding.note_pid();
         Ok(guarding)
+    }
+
+    pub fn was_found(&self) -> bool {
+        self.found
     }
 
     pub fn link(&self) -> &Arc<GuardLink> {
@@ -341,6 +349,11 @@ fn rouse(places: &Places) {
 fn outlived_by_a_lease(link: &GuardLink) -> bool {
     let says = link.says();
     !says.latched && says.deadline.is_some_and(|at| at < clock::now())
+}
+
+/// Whether the guard's process lives, whatever it does.
+pub fn is_there(link: &GuardLink) -> bool {
+    is_guard(link.slot().state().guard_pid)
 }
 
 fn is_guard(pid: i32) -> bool {

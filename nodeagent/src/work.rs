@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cluster::agent::WantedSpec;
-use cluster::{ContainerId, Epoch, Exit, Incarnation, OnQuorumLoss, Span};
+use cluster::{ContainerId, Epoch, Incarnation, OnQuorumLoss, Span};
 use decide::{Happened, Input, Workload};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -141,8 +141,8 @@ impl Work {
     }
 
     /// The first task of `key` has ended.
-    pub fn exited(&self, (container, epoch): Key, exit: Exit) {
-        let _ = self.inputs.send(Input::Happened { container, epoch, what: Happened::Exited { exit } });
+    pub fn ended(&self, (container, epoch): Key, what: Happened) {
+        let _ = self.inputs.send(Input::Happened { container, epoch, what });
     }
 
     /// How many containers have orders under way.

@@ -216,7 +216,7 @@ async fn what_is_wrong_is_said_as_problem_details() {
         (r#"{"spec":{"nmae":"x"}}"#, "spec.nmae"),
         (r#"{"spec":{"name":"x","resources":{"memoryBytes":-1}}}"#, "spec.resources.memory_bytes"),
         (r#"{"spec":{"preferredOwners":[{"nodes":["a"]},{"nods":[]}]}}"#, "spec.preferred_owners[1].nods"),
-        (r#"{"spec":{"environment":{"a":1}}}"#, "spec.environment"),
+        (r#"{"spec":{"environment":{"a":1}}}"#, "spec.environment.a"),
         (r#"{"spec":7}"#, "spec"),
     ];
     for (body, field) in places {
@@ -227,6 +227,19 @@ async fn what_is_wrong_is_said_as_problem_details() {
         let (given, problem) = ask(verb, path, body).await;
         assert_eq!((given, &problem["reason"]), (status, &json!(reason)), "{verb} {path} {body}: {problem}");
         assert_eq!(problem["status"], status, "{verb} {path}");
+        // In our words: none of those the parsers have.
+        let said = problem["detail"].as_str().expect("words");
+        for theirs in ["invalid ", "expected ", "unrecognized", "EOF", "digit", "column 0"] {
+            assert!(!said.contains(theirs), "{verb} {path} {body}: {said}");
+        }
+    }
+    for (body, said) in [
+        ("{", "the body is not JSON: it ends before it is complete"),
+        (r#"{"spec": x}"#, "the body is not JSON: it makes no sense at line 1, column 10"),
+        ("[]", "the body must be a JSON object, not a list"),
+        (r#"{"spec":{"priority":-1}}"#, "must be a whole number from 0 to 4294967295, not -1"),
+    ] {
+        assert_eq!(ask("POST", "/v1/containers", body).await.1["detail"], said, "{body}");
     }
     let (status, problem) = ask("POST", "/v1/containers", &" ".repeat(1_001)).await;
     assert_eq!((status, &problem["reason"]), (413, &json!("body-too-large")));

@@ -55,6 +55,7 @@ stories! {
     kept_container_waits_for_the_operator "kept-container-waits-for-the-operator.txt"
     changed_policy_waits_for_the_next_epoch "changed-policy-waits-for-the-next-epoch.txt"
     graceful_leave_needs_no_fence "graceful-leave-needs-no-fence.txt"
+    leaving_frees_what_was_kept "leaving-frees-what-was-kept.txt"
     crashed_container_is_started_again "crashed-container-is-started-again.txt"
     power_switch_fences_sooner "power-switch-fences-sooner.txt"
     hanging_container_blocks_its_handover "container-that-cannot-be-killed-blocks-its-handover.txt"

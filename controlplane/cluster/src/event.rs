@@ -252,6 +252,7 @@ impl Tell for Event {
             HandoverBlocked { name, on, epoch, .. } => {
                 write!(f, "{name} {epoch} handover blocked: {} does not stop it", names.node_name(*on))
             }
+            TemplateRegistered { name, version } if version.is_empty() => write!(f, "template {name} registered"),
             TemplateRegistered { name, version } => write!(f, "template {name} {version} registered"),
             TemplateRemoved { name } => write!(f, "template {name} removed"),
             StorageRegistered { name } => write!(f, "storage {name} registered"),

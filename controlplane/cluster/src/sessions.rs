@@ -10,12 +10,19 @@ use planted::planted;
 use crate::apply::Outcome;
 use crate::digest::{Header, Room, StateHash};
 use crate::model::ids::{RequestId, Revision, SessionId};
+use crate::model::time::WallTime;
 use crate::results::Results;
 
 /// Results kept per session. A client must not have more requests under way than this.
 pub const WINDOW: usize = 128;
 /// Sessions kept. The oldest by birth goes first; any session at or below it that is not known is refused from then on.
 pub const SESSIONS: usize = 8_192;
+
+/// A session born this long after the clock of the state comes from a clock that is wrong.
+const AHEAD_MS: u64 = 60_000;
+/// Of those so many are kept. If they could fill all there is room for, the eldest of them would go, and whatever a right
+/// clock draws would count as forgotten until it has caught up: in a day, or in a thousand years.
+const AHEAD_MAX: usize = SESSIONS / 2;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
@@ -44,19 +51,30 @@ pub(crate) enum Seen {
     Before(Remembered),
     /// Too old to know.
     Expired,
+    /// One too many from a clock that is this many milliseconds ahead.
+    Ahead(u64),
 }
 
 impl Sessions {
-    pub(crate) fn look_up(&self, request: RequestId) -> Seen {
+    pub(crate) fn look_up(&self, request: RequestId, clock: WallTime) -> Seen {
         let Some(session) = self.open.get(&request.session) else {
-            let expired = self.horizon.is_some_and(|horizon| request.session <= horizon);
-            return if expired { Seen::Expired } else { Seen::Never };
+            let ahead = request.session.born().0.saturating_sub(clock.0);
+            return match self.horizon {
+                Some(horizon) if request.session <= horizon => Seen::Expired,
+                _ if ahead > AHEAD_MS && self.is_crowded_ahead(clock) => Seen::Ahead(ahead),
+                _ => Seen::Never,
+            };
         };
         match session.results.get(&request.sequence) {
             Some(remembered) => Seen::Before(remembered.clone()),
             None if session.forgotten.is_some_and(|forgotten| request.sequence <= forgotten) => Seen::Expired,
             None => Seen::Never,
         }
+    }
+
+    fn is_crowded_ahead(&self, clock: WallTime) -> bool {
+        let first = SessionId::first_of(WallTime(clock.0.saturating_add(AHEAD_MS + 1)));
+        self.open.range(first..).nth(AHEAD_MAX - 1).is_some()
     }
 
     /// Keeps what became of `request`, and forgets what no longer has room. `hash` is kept right with it.

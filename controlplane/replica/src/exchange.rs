@@ -198,6 +198,8 @@ pub enum Effect {
     Plan {
         state: Box<State>,
         observed: Observed,
+        /// The time of people, as entries proposed now would have it.
+        now: WallTime,
     },
     /// Start fence methods for this incarnation; its `Fencing` is committed *(12)*.
     Fence {

@@ -70,6 +70,9 @@ pub struct Replica {
     moved_for_disk: Option<Moment>,
     /// When something last came from the leader of the present term.
     leader_heard: Option<Moment>,
+    /// When this member last woke from a sleep, while what comes may have lain in its queue all the time: until the leader
+    /// has answered something that was asked since.
+    woken: Option<Moment>,
     hearing: Hearing,
     /// Peers that lost data: their Raft messages are not listened to.
     amnesiac: BTreeMap<MemberId, LostLog>,
@@ -121,6 +124,7 @@ impl Replica {
             writing: BTreeMap::new(),
             moved_for_disk: None,
             leader_heard: None,
+            woken: None,
             hearing: Hearing::default(),
             amnesiac: BTreeMap::new(),
             comparison: Comparison::default(),
@@ -280,6 +284,9 @@ impl Replica {
         for (context, index) in turn.reads {
             if let Some(asked) = self.reads.confirmed(context, index) {
                 self.hearing.confirmed(asked);
+                if self.woken.take_if(|woken| *woken <= asked).is_some() {
+                    self.leader_heard = self.leader_heard.max(Some(asked));
+                }
             }
         }
         for index in turn.committed {

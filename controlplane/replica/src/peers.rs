@@ -87,7 +87,7 @@ impl Replica {
                 self.hearing.answered(from, sent);
             }
             self.consensus.step(message);
-            if self.consensus.leader() == Some(from) {
+            if self.consensus.leader() == Some(from) && self.woken.is_none() {
                 self.leader_heard = Some(self.now);
             }
         }

@@ -15,6 +15,8 @@ const GIVE_UP: Span = Span::seconds(5);
 
 pub struct Reads {
     waiting: Vec<(Ticket, Moment)>,
+    /// Something is to be asked, though nobody waits for it.
+    probes: bool,
     /// Keyed by context.
     rounds: BTreeMap<u64, Round>,
     /// Contexts are keys at the leader: they must differ between members and between runs of one.
@@ -31,6 +33,7 @@ impl Reads {
     pub fn new(me: MemberId, started: Moment) -> Reads {
         Reads {
             waiting: Vec::new(),
+            probes: false,
             rounds: BTreeMap::new(),
             next: (me.0 << 48) | ((started.0 >> 10) & 0xffff_ffff) << 16,
         }
@@ -40,10 +43,16 @@ impl Reads {
         self.waiting.push((ticket, now));
     }
 
+    /// Asks with the next turn, unless a question is open already.
+    pub fn probe(&mut self) {
+        self.probes = self.rounds.is_empty();
+    }
+
     pub fn flush(&mut self, consensus: &mut Consensus, now: Moment) {
-        if self.waiting.is_empty() || consensus.leader().is_none() {
+        if self.waiting.is_empty() && !self.probes || consensus.leader().is_none() {
             return;
         }
+        self.probes = false;
         self.next += 1;
         let tickets = std::mem::take(&mut self.waiting);
         if planted!("read-index-skipped") && consensus.role() == Role::Leader {

@@ -36,9 +36,9 @@ pub fn raft_tick(state: Option<&State>) -> Span {
 
 impl Replica {
     pub(crate) fn tick(&mut self, monotonic: Moment, wall: WallTime) {
-        self.wall = self.wall.max(wall);
         let every = self.tick_every();
         let gap = self.now.since(self.clock.last);
+        self.wall = self.time_of_people(wall, gap);
         let awake = self.clock.monotonic.map_or(gap, |before| monotonic.since(before));
         self.clock.last = self.now;
         self.clock.monotonic = Some(monotonic);
@@ -56,12 +56,22 @@ impl Replica {
         self.notice_role();
         self.transfer_progress();
         self.reads.tick(self.now, &mut self.effects);
+        if self.woken.is_some() {
+            self.reads.probe();
+        }
         self.duty(Leadership::tick);
         self.move_for_disk();
         if self.now.since(self.clock.gossiped) >= GOSSIP_EVERY {
             self.clock.gossiped = self.now;
             self.gossip();
         }
+    }
+
+    /// It never goes back, and never stands still: where a leader's clock was ahead once, time goes on from there, or no
+    /// budget would be given anew, and no failure forgotten, until all clocks had caught up.
+    fn time_of_people(&self, wall: WallTime, since_before: Span) -> WallTime {
+        let reached = self.wall.max(self.state().map(State::clock).unwrap_or_default());
+        if wall >= reached { wall } else { WallTime(reached.0.saturating_add(since_before.as_millis())) }
     }
 
     /// A gap is seen by whatever comes first after it: no question is answered, and nothing is weighed, as if the time
@@ -77,6 +87,7 @@ impl Replica {
     }
 
     fn stalled(&mut self, gap: Span) {
+        self.woken = Some(self.now);
         self.leases.stalled(self.now, gap);
         self.leadership.stalled();
         self.say(Level::Warn, format!("time stood still here for {gap}: that is evidence against nobody"));

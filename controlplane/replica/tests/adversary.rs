@@ -144,6 +144,29 @@ fn an_agent_that_restarted_is_told_that_it_should_run_nothing() {
     assert!(!told(&mut room, 2, held));
 }
 
+/// An agent that was told to leave repeats that its incarnation is over until it hears that this is known. Another one
+/// had been registered since, by itself or by a clone, and nobody answered.
+#[test]
+fn who_says_that_an_incarnation_of_long_ago_is_over_is_told_that_it_is_known() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let (node, first) = room.join("n1", 1);
+    let leader = room.leader();
+    let left = ToLeader::Ended { incarnation: first, proof: Proof::Left };
+    room.input(leader, Input::AgentSaid { link: Link(1), message: left.clone() });
+    assert!(matches!(room.health(node), Health::Fenced { .. }));
+    let second = room.register(node, first, 1, 2);
+    let told = |room: &mut Room| {
+        room.to_agents.clear();
+        room.input(leader, Input::AgentSaid { link: Link(2), message: left.clone() });
+        room.to_agents.iter().any(|(.., said)| matches!(said, ToAgent::Void { incarnation } if *incarnation == first))
+    };
+    assert!(told(&mut room));
+    let cause = FenceCause::Operator { reason: "test".into() };
+    room.propose(Command::BeginFencing { node, incarnation: second, cause });
+    assert!(told(&mut room));
+    assert!(matches!(room.health(node), Health::Fencing { incarnation, .. } if incarnation == second));
+}
+
 /// The proposal that a fence method brings is dropped while leadership is being moved to a member that just died.
 #[test]
 fn a_confirmed_fence_is_not_lost_with_a_dropped_proposal() {

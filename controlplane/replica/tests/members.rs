@@ -56,6 +56,61 @@ fn a_leader_that_was_stopped_knows_how_old_its_knowledge_is() {
     assert!(age(&room, leader) <= Span::millis(200), "{}", age(&room, leader));
 }
 
+/// So does a follower: what the leader sent before is not heard now, and only an answer to a question is.
+#[test]
+fn a_follower_that_was_stopped_knows_how_old_its_knowledge_is() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let leader = room.leader();
+    let stopped = [1, 2, 3].map(MemberId).into_iter().find(|id| *id != leader).expect("two follow");
+    room.run(Span::seconds(1));
+    let age = |room: &Room| room.now.since(room.members[&stopped].status().leader_heard.expect("somebody"));
+    room.sent.clear();
+    room.run(Span::millis(200));
+    let queued: Vec<Input> = std::mem::take(&mut room.sent)
+        .into_iter()
+        .filter(|(from, to, _)| *from == leader && *to == stopped)
+        .map(|(from, _, message)| Input::Peer { from, message })
+        .collect();
+    assert!(!queued.is_empty() && age(&room) <= Span::millis(200), "{}", age(&room));
+
+    let follower = room.members.remove(&stopped).expect("it follows");
+    room.run(Span::seconds(5));
+    room.members.insert(stopped, follower);
+    room.cut.insert(stopped);
+    for message in queued {
+        room.input(stopped, message);
+    }
+    room.run(Span::millis(100));
+    assert!(age(&room) >= Span::seconds(5), "{}", age(&room));
+    room.cut.clear();
+    room.run(Span::seconds(1));
+    assert!(age(&room) <= Span::millis(200), "{}", age(&room));
+}
+
+/// Budgets of minutes rest on it: one member that led with a clock ten years ahead stopped them for ten years.
+#[test]
+fn time_goes_on_where_a_clock_was_ahead() {
+    let mut room = Room::new(&[1, 2, 3]);
+    let leader = room.leader();
+    let far = WallTime(room.now.0 / 1_000_000 + 315_576_000_000);
+    room.input(leader, Input::Tick { monotonic: room.now, wall: far });
+    room.propose(Command::Settle);
+    let clock = |room: &mut Room| {
+        room.propose(Command::Settle);
+        let leader = room.leader();
+        room.members[&leader].state().expect("it leads").clock().0
+    };
+    assert!(clock(&mut room) >= far.0);
+    for next in [1, 2, 3].map(MemberId) {
+        let leads = room.leader();
+        room.input(leads, Input::TransferLeader { ticket: Ticket(7_000 + next.0), to: Some(next) });
+        let before = clock(&mut room);
+        room.run(Span::seconds(10));
+        let passed = clock(&mut room) - before;
+        assert!((9_000..=11_000).contains(&passed), "{passed} ms in ten seconds");
+    }
+}
+
 #[test]
 fn a_cluster_grows_from_one_member_and_sheds_the_first() {
     let mut room = Room::new(&[1]);

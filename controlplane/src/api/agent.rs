@@ -81,7 +81,7 @@ impl Agents for AgentDoor {
             return AgentsClient::new(channel).join(onward).await;
         }
         let mut asked = join_request(call.into_inner()).map_err(status)?;
-        let id = Identity::of(&mut asked)?.id;
+        let id = Identity::of(&mut asked, &self.0)?.id;
         let joined = nodes::join(&seated, id, asked).await.map_err(|failure| match failure {
             Failure::Final(problem) => status(problem),
             Failure::Moved => status(error::not_leader(None)),

@@ -19,7 +19,7 @@ use super::door::{Door, Failure, Identity, Manners, leader, sight};
 use super::error::{self, status};
 use super::nodes::{said_before, wrong_answer};
 use crate::admission::Admission;
-use crate::standing::{Order, Seated, Standing};
+use crate::standing::{Order, Seated, Standing, Way};
 
 /// Changes of membership wait for each other and for two heartbeats; so often it is tried again.
 const RETRY: Duration = Duration::from_millis(150);
@@ -67,7 +67,7 @@ impl ClusterService for ClusterDoor {
     ) -> Result<Response<v1::UpdateSettingsReply>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let updated = self.0.led(manners, path!("UpdateSettings"), true, asked, move |seated, asked| async move {
             let applied = super::door::change(&seated.handle, id, asked).await?;
@@ -93,7 +93,7 @@ impl ClusterService for ClusterDoor {
     async fn add_member(&self, call: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberReply>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let admitted = |seated: Arc<Seated>, asked| async move { admit(&seated, id, asked).await };
         identity.said(self.0.led(manners, path!("AddMember"), true, asked, admitted).await)
@@ -111,13 +111,14 @@ impl ClusterService for ClusterDoor {
     async fn remove_member(&self, call: Request<v1::RemoveMemberRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let removed = move |seated: Arc<Seated>, asked: v1::RemoveMemberRequest| async move {
             let state = seated.handle.read().await?;
-            if let Ok(member) = request::member(&state, "member", &asked.member) {
-                take_out(&seated, &state, member, manners.deadline).await?;
-            }
+            let _leaving = match request::member(&state, "member", &asked.member) {
+                Ok(member) => Some(take_out(&seated, &state, member, manners.deadline).await?),
+                Err(_) => None,
+            };
             let applied = super::door::change(&seated.handle, id, asked).await?;
             let paths = v1::RemoveMemberRequest::path_of;
             let refused = |refusal| error::refused(&refusal, paths, &seated.handle.view());
@@ -302,20 +303,29 @@ async fn admit(seated: &Seated, id: RequestId, asked: v1::AddMemberRequest) -> R
     Ok(v1::AddMemberReply { admission: Some(admission), revision: applied.revision.0 })
 }
 
-/// Takes a member out of the configuration; what stands in the way for a moment is waited for.
-async fn take_out(seated: &Seated, state: &State, member: MemberId, deadline: Instant) -> Result<(), Failure> {
+/// Takes a member out of the configuration; what stands in the way for a moment is waited for. It is not taken in again
+/// as long as the value is held.
+async fn take_out(seated: &Seated, state: &State, member: MemberId, deadline: Instant) -> Result<Way, Failure> {
     let membership = state.membership();
     if *membership.voters == [member] {
         let problem = Problem::new(Code::FailedPrecondition, "last-voter", "the last voter cannot be removed");
         return Err(Failure::Final(problem.hint("add another member first")));
     }
-    let _leaving = seated.leaving.enter(member);
+    let leaving = seated.passing.leave(member);
     let hopeless = Instant::now() + HOPE;
     loop {
-        let view = seated.handle.view();
-        let state = view.state.as_ref().ok_or(Failure::Moved)?;
+        // Asked for first: whoever is taken in no more is in the state that is read then, or not in the log at all.
+        let is_coming = seated.passing.is_coming(member);
+        let state = &seated.handle.read().await?;
         if !is_in(state.membership(), member) {
-            return Ok(());
+            if !is_coming {
+                return Ok(leaving);
+            }
+            if Instant::now() + RETRY * 2 >= deadline {
+                return Err(ProposeError::NotNow("it is being taken in; try again when that is done".to_owned()).into());
+            }
+            tokio::time::sleep(RETRY).await;
+            continue;
         }
         if member == seated.handle.id {
             // A leader does not remove itself: another takes over, and this call follows it there.

@@ -20,7 +20,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::change;
-use super::door::{self, ANSWER_BYTES, Door, Failure, Manners, identify, leader, mark, sight};
+use super::door::{self, ANSWER_BYTES, Door, Failure, Manners, forgotten, identify, leader, mark, sight};
 use super::error::{self, status};
 use super::limits::{self, Paces, client_of};
 use super::page::Page;
@@ -257,7 +257,8 @@ where
     if further > 0 {
         door.paces().admit(client, further).map_err(status)?;
     }
-    listed.iter_mut().for_each(|item| drop(identify(item)));
+    let last = door.seated().ok().and_then(|seated| forgotten(&seated.handle));
+    listed.iter_mut().for_each(|item| drop(identify(item, last)));
     door.led(manners, path, true, asked, move |seated, mut asked| async move {
         let (answers, mut arriving) = mpsc::unbounded_channel();
         let items = std::mem::take(items(&mut asked));
@@ -330,7 +331,7 @@ async fn submit(
             }
             item = incoming.next(), if !done && paused.is_none() && open.len() < UNDER_WAY => match item {
                 Some(Ok(mut item)) => {
-                    identify(&mut item);
+                    identify(&mut item, forgotten(handle));
                     let (request_id, paths) = (item.request_id().to_owned(), item.paths());
                     number += 1;
                     paused = meter.charge();

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cluster::apply::Done;
-use cluster::{Applied, Command, Member, NodeId, RequestId, Revision, State};
+use cluster::{Applied, Command, Member, NodeId, RequestId, Revision, SessionId, State, WallTime};
 use prost::Message;
 use proto::Problem;
 use proto::convert::request::{Identified, Mutation, request_id};
@@ -160,7 +160,7 @@ impl Door {
     {
         let manners = Manners::of(call.metadata());
         let mut request = call.into_inner();
-        let identity = Identity::of(&mut request)?;
+        let identity = Identity::of(&mut request, self)?;
         let (id, paths) = (identity.id, request.paths());
         let made = self.led(manners, path, true, request, move |seated, request: Q| async move {
             let applied = change(&seated.handle, id, request).await?;
@@ -351,8 +351,8 @@ pub struct Identity {
 impl Identity {
     /// Draws an id for a request without one: a change of leader is then no more than a delay to it either, and a caller
     /// that reads the answer of an unknown outcome can repeat it.
-    pub fn of(request: &mut impl Identified) -> Result<Identity, Status> {
-        let drawn = identify(request);
+    pub fn of(request: &mut impl Identified, door: &Door) -> Result<Identity, Status> {
+        let drawn = identify(request, door.seated().ok().and_then(|seated| forgotten(&seated.handle)));
         let id = request_id(request.request_id()).map_err(|error| status(error.into()))?;
         Ok(Identity { id, drawn })
     }
@@ -370,10 +370,26 @@ impl Identity {
 }
 
 /// Gives a request without an id one: a session of its own, born now.
-pub fn identify(request: &mut impl Identified) -> Option<String> {
-    let drawn = request.request_id().is_empty().then(|| Uuid::now_v7().to_string())?;
+pub fn identify(request: &mut impl Identified, forgotten: Option<SessionId>) -> Option<String> {
+    let drawn = request.request_id().is_empty().then(|| behind(forgotten, Uuid::now_v7()).to_string())?;
     request.identify(drawn.clone());
     Some(drawn)
+}
+
+/// The last session whose requests would be refused as forgotten, as far as is known here.
+pub fn forgotten(handle: &Handle) -> Option<SessionId> {
+    handle.view().state.as_ref()?.sessions().horizon()
+}
+
+/// `drawn`, but born right after what is `forgotten` where this machine's clock lags so far behind those of others.
+fn behind(forgotten: Option<SessionId>, drawn: Uuid) -> Uuid {
+    match forgotten {
+        Some(last) if drawn.as_u128() <= last.0 => {
+            let born = SessionId::first_of(WallTime(last.born().0 + 1));
+            Uuid::from_u128(born.0 | drawn.as_u128() & ((1 << 80) - 1))
+        }
+        _ => drawn,
+    }
 }
 
 /// Looks the names up, proposes, waits. On the leader only.
@@ -436,6 +452,18 @@ pub fn sight(handle: &Handle) -> impl Fn(NodeId) -> Sight + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// 8,192 sessions of the last seconds are remembered: where a clock lags by more, every request counted as forgotten.
+    #[test]
+    fn an_id_drawn_by_a_clock_that_lags_is_not_among_the_forgotten() {
+        let now = Uuid::now_v7();
+        assert_eq!((behind(None, now), behind(Some(SessionId(now.as_u128() - 1)), now)), (now, now));
+        let last = SessionId::first_of(WallTime(SessionId(now.as_u128()).born().0 + 10_000)).0 + 5;
+        let drawn = behind(Some(SessionId(last)), now);
+        assert!(drawn.as_u128() > last && drawn.get_version_num() == 7, "{drawn}");
+        assert_eq!(drawn.as_u128() & ((1 << 80) - 1), now.as_u128() & ((1 << 80) - 1), "as random as it was");
+        assert!(request_id(&drawn.to_string()).is_ok());
+    }
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {

@@ -30,7 +30,7 @@ impl NodeService for Nodes {
     async fn join(&self, call: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let joined = |seated: Arc<Seated>, asked| async move { join(&seated, id, asked).await };
         identity.said(self.0.led(manners, path!("Join"), true, asked, joined).await)
@@ -120,7 +120,7 @@ impl NodeService for Nodes {
     async fn confirm_down(&self, call: Request<v1::ConfirmDownRequest>) -> Result<Response<v1::Change>, Status> {
         let manners = Manners::of(call.metadata());
         let mut asked = call.into_inner();
-        let identity = Identity::of(&mut asked)?;
+        let identity = Identity::of(&mut asked, &self.0)?;
         let id = identity.id;
         let confirmed = move |seated: Arc<Seated>, asked: v1::ConfirmDownRequest| async move {
             let state = seated.handle.read().await?;

@@ -11,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cluster::agent::{HeartbeatReply, ToAgent};
-use cluster::planner::Observed;
 use cluster::{Event, Member, MemberId, Moment, Revision, Span, State, WallTime};
 use record::{RaftDisk, StoreError};
 use replica::{Answer, CannotStart, Config, Effect, Halt, Input, Level, Link, Replica, Start, Status, Ticket};
@@ -160,7 +159,7 @@ struct Task {
     disk: Sender<disk::Job>,
     disk_error: Receiver<StoreError>,
     snapshots: Sender<snapshots::Job>,
-    planner: Sender<(Box<State>, Observed)>,
+    planner: Sender<planning::Job>,
     peers: Peers,
     fences: Fences,
     handle: Handle,
@@ -391,7 +390,7 @@ impl Task {
                 }
             }
             Effect::DropAgent { link } => drop(self.links.remove(&link)),
-            Effect::Plan { state, observed } => drop(self.planner.send((state, observed))),
+            Effect::Plan { state, observed, now } => drop(self.planner.send((state, observed, now))),
             Effect::Fence { node, incarnation } => {
                 if let Some(node) = self.replica.state().and_then(|state| state.node(node)) {
                     self.fences.begin(Arc::clone(node), incarnation, self.handle.clone());

@@ -27,8 +27,9 @@ pub(super) trait Log: Send {
     /// Makes durable whatever `records` saw.
     fn sync(&mut self) -> Result<(), StoreError>;
 
-    /// Removes records numbered below `first_kept`, oldest first. Some may be left.
-    fn remove_below(&mut self, first_kept: u64) -> Result<(), StoreError>;
+    /// Removes some of the records numbered below `first_kept`, oldest first; `false` when there is no more to be done.
+    /// Whoever wants them gone asks again, so that other work need not wait for all of them.
+    fn remove_below(&mut self, first_kept: u64) -> Result<bool, StoreError>;
 
     /// The log ends here in good order.
     fn close(&mut self) -> Result<(), StoreError>;

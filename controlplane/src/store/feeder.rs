@@ -2,9 +2,10 @@
 //! In: records whose slot is durable, in order; what may be removed. Out: how far the log is durable.
 //! Absent: whether a record was acknowledged, and whether a slot may be overwritten (`Disk` asks before it writes).
 //!
-//! It waits until half the ring is to be fed and gives that to the log as one write with one sync. What it has not done
-//! when the member dies is done again from the ring by the next start. Its first error is its last deed: the next call
-//! of `Disk` gets it, and the store takes nothing more.
+//! It waits until half the ring is to be fed and gives that to the log as one write with one sync. Between the steps of a
+//! removal, which may be many, it feeds what has become due. What it has not done when the member dies is done again from
+//! the ring by the next start. Its first error is its last deed: the next call of `Disk` gets it, and the store takes
+//! nothing more.
 //!
 //! An engine may never answer: sled waits for ever where a thread of its own met an error of the disk. So whoever waits
 //! here gives up at last, and the thread is left to itself, with the folder's lock: nobody else writes there as long as
@@ -172,25 +173,31 @@ impl Shared {
             if state.stop {
                 return log;
             }
-            let (records, remove_below) = (mem::take(&mut state.queue), mem::take(&mut state.remove_below));
+            let (records, remove_below) = (mem::take(&mut state.queue), state.remove_below);
             drop(state);
-            if let Err(error) = self.work(log.as_mut(), records, remove_below) {
-                self.lock().error = Some(error);
-                return log;
+            let worked = self.work(log.as_mut(), records, remove_below);
+            let mut state = self.lock();
+            match worked {
+                // More may have been asked for meanwhile.
+                Ok(false) if state.remove_below == remove_below => state.remove_below = 0,
+                Ok(_) => {}
+                Err(error) => {
+                    state.error = Some(error);
+                    drop(state);
+                    return log;
+                }
             }
         }
     }
 
-    fn work(&self, log: &mut dyn Log, records: Vec<(u64, Vec<u8>)>, remove_below: u64) -> Result<(), StoreError> {
+    /// Whether some of what is to be removed is left.
+    fn work(&self, log: &mut dyn Log, records: Vec<(u64, Vec<u8>)>, remove_below: u64) -> Result<bool, StoreError> {
         if let Some((last, _)) = records.last() {
             log.append(&records)?;
             self.lock().durable = *last;
             self.changed.notify_all();
         }
-        if remove_below > 0 {
-            log.remove_below(remove_below)?;
-        }
-        Ok(())
+        Ok(remove_below > 0 && log.remove_below(remove_below)?)
     }
 }
 

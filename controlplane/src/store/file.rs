@@ -122,15 +122,16 @@ impl Log for FileLog {
         sync_folder(&self.folder)
     }
 
-    fn remove_below(&mut self, first_kept: u64) -> Result<(), StoreError> {
+    fn remove_below(&mut self, first_kept: u64) -> Result<bool, StoreError> {
         // A segment may go once the next one starts at or below what is kept. Oldest first and one by one, so that a
         // crash never leaves a gap.
-        while self.segments.get(1).is_some_and(|next| *next <= first_kept) {
+        let goes = self.segments.get(1).is_some_and(|next| *next <= first_kept);
+        if goes {
             remove_file(&self.path(self.segments[0]))?;
             sync_folder(&self.folder)?;
             self.segments.remove(0);
         }
-        Ok(())
+        Ok(goes)
     }
 
     fn close(&mut self) -> Result<(), StoreError> {

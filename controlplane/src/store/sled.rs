@@ -102,16 +102,11 @@ impl SledLog {
         self.fence.sync_data().map_err(|source| io("sync", &db_path(&self.folder))(source))
     }
 
-    fn remove(&self, range: impl RangeBounds<[u8; 12]> + Clone) -> Result<(), StoreError> {
-        while self.remove_some(range.clone())? {}
-        self.flush()?;
-        self.check_blobs()
-    }
-
     /// Removes the first records of `range` in one batch, which a crash does wholly or not at all; `false` if there are
-    /// none. Whole records only: what is left of half a record would be taken for damage by the next start.
-    pub fn remove_some(&self, range: impl RangeBounds<[u8; 12]>) -> Result<bool, StoreError> {
-        guarded(&self.folder, "compact", || {
+    /// none, and then that is durable. Whole records only: what is left of half a record would be taken for damage by the
+    /// next start.
+    fn remove_some(&self, range: impl RangeBounds<[u8; 12]>) -> Result<bool, StoreError> {
+        let removed = guarded(&self.folder, "compact", || {
             let (mut batch, mut removed, mut newest) = (Batch::default(), 0, None);
             for key in self.tree.range(range).keys() {
                 let key = key?;
@@ -124,7 +119,12 @@ impl SledLog {
             }
             self.tree.apply_batch(batch)?;
             Ok(removed > 0)
-        })
+        })?;
+        if !removed {
+            self.flush()?;
+            self.check_blobs()?;
+        }
+        Ok(removed)
     }
 }
 
@@ -143,7 +143,8 @@ impl Log for SledLog {
     }
 
     fn cut(&mut self, _kept: usize, last: u64) -> Result<(), StoreError> {
-        self.remove(piece_key(last + 1, 0)..)
+        while self.remove_some(piece_key(last + 1, 0)..)? {}
+        Ok(())
     }
 
     fn append(&mut self, records: &[(u64, Vec<u8>)]) -> Result<(), StoreError> {
@@ -161,8 +162,8 @@ impl Log for SledLog {
         self.flush()
     }
 
-    fn remove_below(&mut self, first_kept: u64) -> Result<(), StoreError> {
-        self.remove(..piece_key(first_kept, 0))
+    fn remove_below(&mut self, first_kept: u64) -> Result<bool, StoreError> {
+        self.remove_some(..piece_key(first_kept, 0))
     }
 
     fn close(&mut self) -> Result<(), StoreError> {

@@ -102,3 +102,31 @@ async fn leadership_moves_on_request_and_a_member_can_be_taken_out() {
     left[0].cluster().remove_member(request).await.expect("taken out");
     until("two are left", async || left[0].status().await.members.len() == 2).await;
 }
+
+/// The steward takes in whoever is in the directory; a removal right behind an admission must neither trip over that nor
+/// leave a learner that the directory does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_just_admitted_can_be_taken_out_while_it_is_taken_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let members = three(dir.path()).await;
+    let learners = async || {
+        let filter = Some(v1::EventFilter { kinds: vec!["membership-changed".into()], ..v1::EventFilter::default() });
+        let request = v1::ListEventsRequest { filter, ..v1::ListEventsRequest::default() };
+        let events = members[0].events().list(request).await.expect("told").into_inner().events;
+        events.iter().filter(|event| event.text.contains("learners @m")).count()
+    };
+    // Until the two have met a few times; a change of membership rests for two heartbeats.
+    let mut round = 0;
+    while learners().await < 5 {
+        round += 1;
+        let address = v1::MemberAddress { api: format!("127.0.0.1:{round}"), peer: format!("127.0.0.2:{round}") };
+        let name = format!("brief-{round}");
+        let request =
+            v1::AddMemberRequest { request_id: id(), name: name.clone(), address: Some(address), learner: true };
+        members[round % 3].cluster().add_member(request).await.expect("admitted");
+        let request = v1::RemoveMemberRequest { request_id: id(), member: name };
+        members[(round + 1) % 3].cluster().remove_member(request).await.expect("taken out");
+    }
+    let status = members[0].status().await;
+    assert_eq!((status.members.len(), status.joint), (3, false));
+}

@@ -6,7 +6,7 @@ use proto::v1;
 
 use crate::args::{self, Profile, Switch};
 use crate::client::Client;
-use crate::output::{emit, facts, json, table, time, word};
+use crate::output::{Format, emit, facts, json, table, time, word};
 use crate::session::{Awaited, Look, PATIENCE, Session};
 
 #[derive(Subcommand)]
@@ -25,7 +25,7 @@ pub enum Cluster {
     Settings(Settings),
     /// Admits a further member
     #[command(
-        after_help = "Without --enrol the admission is printed as JSON; it holds a secret. Keep it from other eyes and hand \
+        after_help = "Without --enrol the admission is printed as JSON, whatever -o says; it holds a secret. Keep it from other eyes and hand \
                             it to the new member with `quoratectl --server HOST:PORT member enrol FILE`."
     )]
     AddMember {
@@ -63,7 +63,8 @@ pub enum Cluster {
 #[derive(Args)]
 pub struct Settings {
     /// Show what the member that answers has applied, without asking the majority
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["profile", "brake", "brake_nodes_min", "brake_percent", "brake_quiet", "brake_longest",
+        "boot_grace", "handover_budget", "handovers_per_node", "handovers", "rejoin_cordoned"])]
     stale: bool,
     /// How soon the loss of a node is acted upon; nodes take it over one by one
     #[arg(long, value_enum)]
@@ -168,7 +169,8 @@ async fn add_member(
     let reply = session.client.ask(request).await.with_context(|| format!("admit member {name}"))?;
     let admission = reply.admission.unwrap_or_default();
     if !enrol {
-        emit(&serde_json::to_string_pretty(&json("Admission", &admission))?);
+        // Always JSON, which is YAML too: the secret is said once, and `member enrol` must be able to read it.
+        emit(&Format::Json.of(&json("Admission", &admission)));
         return Ok(());
     }
     let id = admission.member;

@@ -13,8 +13,10 @@ use super::member::read;
 use super::spec::{OnQuorumLoss, Spec};
 use crate::args;
 use crate::client::Failure;
-use crate::output::{Usage, dash, table};
+use crate::output::{count, dash, table};
+use crate::progress::patiently;
 use crate::session::{Awaited, Look, PATIENCE, Session, Wait};
+use crate::trouble::Trouble;
 use told::{listed, node_of, runs, shown, state, why};
 
 /// The most items one batch call takes.
@@ -319,7 +321,7 @@ async fn annotate(session: &Session, container: String, annotations: Vec<Annotat
     }
     let set = args::pairs("annotate", set)?;
     if let Some(both) = remove.iter().find(|key| set.contains_key(*key)) {
-        bail!(Usage(format!("{both:?} is both set and removed; which one holds?")));
+        bail!(Trouble::usage(format!("{both:?} is both set and removed; which one holds?")));
     }
     let request = v1::AnnotateContainerRequest { request_id: String::new(), container: container.clone(), set, remove };
     session.change(request, &format!("annotate {container}"), &format!("{container} is annotated")).await
@@ -333,10 +335,14 @@ async fn batch_create(session: &Session, file: &std::path::Path) -> Result<()> {
     let names: Vec<String> =
         asked.items.iter().map(|it| it.spec.as_ref().map_or(String::new(), |spec| spec.name.clone())).collect();
     let mut whole = v1::BatchCreateContainersReply::default();
-    for items in asked.items.chunks(BATCH) {
-        let request = v1::BatchCreateContainersRequest { items: items.to_vec() };
-        whole.results.extend(session.client.ask(request).await.context("create containers")?.results);
-    }
+    let all = async {
+        for items in asked.items.chunks(BATCH) {
+            let request = v1::BatchCreateContainersRequest { items: items.to_vec() };
+            whole.results.extend(session.client.ask(request).await.context("create containers")?.results);
+        }
+        anyhow::Ok(())
+    };
+    patiently(|| format!("creating {}", many(asked.items.len())), all).await?;
     session.print("BatchCreateContainersReply", &whole, || results(&names, &whole.results));
     refused(&whole.results)
 }
@@ -348,12 +354,20 @@ async fn batch_annotate(session: &Session, file: &std::path::Path) -> Result<()>
     }
     let names: Vec<String> = asked.items.iter().map(|item| item.container.clone()).collect();
     let mut whole = v1::BatchAnnotateContainersReply::default();
-    for items in asked.items.chunks(BATCH) {
-        let request = v1::BatchAnnotateContainersRequest { items: items.to_vec() };
-        whole.results.extend(session.client.ask(request).await.context("annotate containers")?.results);
-    }
+    let all = async {
+        for items in asked.items.chunks(BATCH) {
+            let request = v1::BatchAnnotateContainersRequest { items: items.to_vec() };
+            whole.results.extend(session.client.ask(request).await.context("annotate containers")?.results);
+        }
+        anyhow::Ok(())
+    };
+    patiently(|| format!("annotating {}", many(asked.items.len())), all).await?;
     session.print("BatchAnnotateContainersReply", &whole, || results(&names, &whole.results));
     refused(&whole.results)
+}
+
+fn many(containers: usize) -> String {
+    count(u32::try_from(containers).unwrap_or(u32::MAX), "container")
 }
 
 fn results(names: &[String], results: &[v1::ItemResult]) -> String {
@@ -419,7 +433,7 @@ fn ensure_may_run(name: &str, now: &v1::Container) -> Result<()> {
         bail!("{name} is held: {}{end}; `quoratectl container start {name}` gives it a new budget", now.text);
     }
     if matches!(now.desired(), v1::DesiredState::Stopped | v1::DesiredState::Deleted) {
-        bail!("{name} was stopped by somebody else");
+        bail!("{name} was stopped by somebody else; `quoratectl events --container {name}` says when");
     }
     Ok(())
 }

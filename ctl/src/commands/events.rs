@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use proto::v1;
 
-use crate::output::{Format, dash, emit, json, table, utc, yaml};
+use crate::output::{Format, dash, emit, harmless, json, line_of_json, table, utc, yaml};
 use crate::session::Session;
 
 #[derive(Args)]
@@ -65,8 +65,9 @@ async fn follow(session: &Session, from: Option<u64>, filter: v1::EventFilter) -
         let reply = watch.next().await.context("follow the events")?;
         for event in &reply.events {
             match session.format {
-                Format::Table | Format::Wide => emit(&line(event)),
-                Format::Json => emit(&json("Event", event).to_string()),
+                Format::Table => emit(&harmless(&line(event, ""))),
+                Format::Wide => emit(&harmless(&line(event, &about(event)))),
+                Format::Json => emit(&line_of_json("Event", event)),
                 Format::Yaml => emit(&format!("---\n{}", yaml(&json("Event", event)))),
             }
         }
@@ -80,8 +81,13 @@ async fn now(session: &Session) -> Result<u64> {
     Ok(session.client.ask(request).await?.revision)
 }
 
-fn line(event: &v1::Event) -> String {
-    format!("{}  {:>6}  {:<24}  {}", utc(event.time_unix_ms), event.revision, event.kind, event.text)
+/// Node and container, in columns that most names fit.
+fn about(event: &v1::Event) -> String {
+    format!("{:<12}  {:<16}  ", dash(&event.node), dash(&event.container))
+}
+
+fn line(event: &v1::Event, about: &str) -> String {
+    format!("{}  {:>6}  {:<24}  {about}{}", utc(event.time_unix_ms), event.revision, event.kind, event.text)
 }
 
 #[cfg(test)]
@@ -97,6 +103,8 @@ mod tests {
             time_unix_ms: 1_709_208_061_042,
             ..v1::Event::default()
         };
-        assert_eq!(line(&event), "2024-02-29 12:01:01.042      42  node-fenced               node-3 is fenced");
+        let line = |about: &str| super::line(&event, about);
+        assert_eq!(line(""), "2024-02-29 12:01:01.042      42  node-fenced               node-3 is fenced");
+        assert!(line(&about(&event)).ends_with("  -             -                 node-3 is fenced"));
     }
 }

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use proto::v1;
 
 use crate::args;
 use crate::commands::cluster::Joining;
 use crate::session::{Session, Wait};
+use crate::trouble::Trouble;
 
 #[derive(Subcommand)]
 pub enum Member {
@@ -77,5 +78,5 @@ pub fn read<M: prost::Message + Default>(name: &str, path: &Path) -> Result<M> {
         false => std::fs::read_to_string(path),
     };
     let read = proto::rest::from_json(&format!("quorate.v1.{name}"), &text.with_context(what)?);
-    read.map_err(|problem| anyhow!(crate::output::Usage(problem))).with_context(what)
+    read.map_err(Trouble::usage).with_context(what)
 }

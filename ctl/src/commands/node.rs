@@ -9,8 +9,9 @@ use proto::v1;
 
 use crate::args::{self, Role};
 use crate::identity;
-use crate::output::{Usage, cores, count, dash, facts, memory, table, time, word};
+use crate::output::{cores, count, dash, facts, memory, table, time, word};
 use crate::session::{Awaited, Look, PATIENCE, Session, Wait};
+use crate::trouble::Trouble;
 
 /// Where an agent looks for its identity by itself.
 const IDENTITY: &str = "/var/lib/quorate/agent/identity.json";
@@ -201,7 +202,7 @@ async fn join(session: &Session, asked: Join) -> Result<()> {
     if path.exists() && !force {
         let problem =
             format!("{} is there already: name another with --identity, or replace it with --force", path.display());
-        bail!(Usage(problem));
+        bail!(Trouble::usage(problem));
     }
     let labels = args::pairs("--label", label)?;
     // Before anything is asked: the secret is said once, and must not have nowhere to go.

@@ -170,6 +170,6 @@ mod tests {
             assert_eq!(parse(flags).expect_err(flags).exit_code(), 2, "{flags}");
         }
         let twice = parse("-e A=1 -e A=2").expect("parsed").message().expect_err("contradicts itself");
-        assert!(twice.downcast_ref::<crate::output::Usage>().is_some());
+        assert!(twice.downcast_ref::<crate::trouble::Trouble>().is_some());
     }
 }

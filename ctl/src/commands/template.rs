@@ -59,7 +59,7 @@ pub async fn run(session: &Session, verb: Template) -> Result<()> {
         Template::List { stale } => {
             let request = v1::ListTemplatesRequest { page: None, stale };
             let reply = session.client.ask_all(request).await.context("list the templates")?;
-            session.print("ListTemplatesReply", &reply, || shown(&reply.templates));
+            session.print("ListTemplatesReply", &reply, || shown(&reply.templates, session.is_wide()));
             Ok(())
         }
         Template::Remove { name } => {
@@ -69,15 +69,23 @@ pub async fn run(session: &Session, verb: Template) -> Result<()> {
     }
 }
 
-fn shown(templates: &[v1::Template]) -> String {
+fn shown(templates: &[v1::Template], wide: bool) -> String {
     let rows = templates.iter().map(|template| {
-        vec![
+        let mut row = vec![
             template.name.clone(),
             word(template.kind().as_str_name(), "TEMPLATE_KIND_"),
             dash(&template.version),
             dash(&template.path),
             dash(&template.digest),
-        ]
+        ];
+        if wide {
+            row.push(template.registered_revision.to_string());
+        }
+        row
     });
-    table(&["name", "kind", "version", "path", "digest"], rows)
+    let mut headings = vec!["name", "kind", "version", "path", "digest"];
+    if wide {
+        headings.push("since revision");
+    }
+    table(&headings, rows)
 }

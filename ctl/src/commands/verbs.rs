@@ -64,6 +64,22 @@ pub fn called() -> Vec<&'static str> {
     called
 }
 
+/// Every verb there is, as `node drain`, hidden ones too.
+pub fn all(command: &clap::Command) -> Vec<String> {
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let mut verbs = command.get_subcommands().filter(|it| it.get_name() != "help").peekable();
+        if verbs.peek().is_none() {
+            found.push(path.to_owned());
+        }
+        for verb in verbs {
+            leaves(verb, format!("{path} {}", verb.get_name()).trim_start(), found);
+        }
+    }
+    let mut found = Vec::new();
+    leaves(command, "", &mut found);
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -137,17 +153,7 @@ mod tests {
 
     #[test]
     fn every_verb_is_in_the_table() {
-        fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
-            let mut verbs = command.get_subcommands().filter(|it| it.get_name() != "help").peekable();
-            if verbs.peek().is_none() {
-                found.push(path.to_owned());
-            }
-            for verb in verbs {
-                leaves(verb, format!("{path} {}", verb.get_name()).trim_start(), found);
-            }
-        }
-        let mut found = Vec::new();
-        leaves(&Cli::command(), "", &mut found);
+        let found = all(&Cli::command());
         assert!(found.iter().any(|leaf| leaf == "node drain"), "{found:?}");
         for leaf in found.iter().filter(|leaf| !ASK_NOBODY.iter().any(|it| leaf.starts_with(it))) {
             let there = VERBS.iter().any(|(line, _)| *line == leaf || line.starts_with(&format!("{leaf} ")));

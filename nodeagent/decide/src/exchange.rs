@@ -25,6 +25,8 @@ pub struct Config {
     pub run: AgentRun,
     /// `facts.terms` is replaced by the terms that are in force.
     pub facts: NodeFacts,
+    /// A guard lived when the agent started. Where none did, nothing outlived it that ends with its guard.
+    pub guard_found: bool,
 }
 
 /// What arrived.
@@ -80,6 +82,8 @@ pub enum Happened {
     Exited {
         exit: Exit,
     },
+    /// Its tasks were killed and its guard is gone: where the kernel ends it with the guard, that is the node's doing.
+    EndedWithGuard,
     /// No task of it is left, its areas are unmounted, its network is gone.
     Stopped,
     StopFailed {

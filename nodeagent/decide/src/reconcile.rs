@@ -254,9 +254,16 @@ impl Agent {
             (Happened::Exited { exit }, Phase::Starting | Phase::Running) => {
                 self.stop(now, key, End::Exited(exit), Span::ZERO)
             }
+            (Happened::EndedWithGuard, Phase::Starting | Phase::Running) => {
+                let end = end_without_guard(work.policy, Exit::Signal(9));
+                self.stop(now, key, end, Span::ZERO)
+            }
             // It ended by itself, or never came to be, between the order to stop it and the deed.
             (
-                Happened::Exited { .. } | Happened::StartFailed { .. } | Happened::ClaimRefused { .. },
+                Happened::Exited { .. }
+                | Happened::EndedWithGuard
+                | Happened::StartFailed { .. }
+                | Happened::ClaimRefused { .. },
                 Phase::Halting { .. },
             ) => self.stop(now, key, End::Stopped, Span::ZERO),
             (Happened::Stopped, Phase::Stopping { end, .. }) => self.close(key, end),
@@ -284,6 +291,15 @@ impl Agent {
 
     fn observe(&mut self, now: Moment, key: Key, policy: OnQuorumLoss, observed: Observed) {
         self.reports.say(now, key, policy, Reported::Observed(observed));
+    }
+}
+
+/// The guard is gone, and so is this. What ends with its guard is not blamed for it: its budgets are for what it does
+/// itself.
+pub(crate) fn end_without_guard(policy: OnQuorumLoss, exit: Exit) -> End {
+    match policy {
+        OnQuorumLoss::Stop => End::Stopped,
+        OnQuorumLoss::Keep => End::Exited(exit),
     }
 }
 

@@ -34,7 +34,7 @@ impl Agent {
         self.terms.repeat();
         self.class.repeat(now);
         match &mut self.standing {
-            Standing::Registering { again } | Standing::Left { again: Some(again) } => *again = now,
+            Standing::Registering { again, .. } | Standing::Left { again: Some(again) } => *again = now,
             _ => {}
         }
     }
@@ -50,7 +50,7 @@ impl Agent {
         match self.standing {
             Standing::Waking => {}
             Standing::Ending(_) => self.tell_class(now),
-            Standing::Registering { again } if again <= now => self.register(now),
+            Standing::Registering { again, .. } if again <= now => self.register(now),
             Standing::Left { again: Some(again) } if again <= now => self.say_left(now),
             Standing::Registering { .. } | Standing::Left { .. } => {}
             Standing::Serving { registered } if registered <= self.durable => {
@@ -108,7 +108,7 @@ impl Agent {
             return Some(self.session.seek);
         }
         match self.standing {
-            Standing::Registering { again } => Some(again),
+            Standing::Registering { again, .. } => Some(again),
             Standing::Left { again } => again,
             Standing::Serving { registered } if registered <= self.durable => {
                 let words = self.reports.next_due(self.leaving).into_iter().chain(self.next_terms());

@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::exchange::{Effect, GuardSays, Shape, Workload};
 use crate::journal::{Life, Record};
 use crate::lease::Lease;
+use crate::reconcile::end_without_guard;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Standing {
@@ -22,8 +23,9 @@ pub(crate) enum Standing {
     Serving { registered: u64 },
     /// Latched; waits until nothing of it is left.
     Ending(Ending),
-    /// Nothing of the last incarnation is left; asks for the next, again at the given time.
-    Registering { again: Moment },
+    /// Nothing of the last incarnation is left; asks for the next, again at the given time. `asked`: nobody has answered
+    /// yet, and the state may hold the next one already.
+    Registering { again: Moment, asked: bool },
     /// Left gracefully; says so until the leader knows. `None` = it knows.
     Left { again: Option<Moment> },
 }
@@ -90,7 +92,7 @@ impl Agent {
         }
         self.say(format!("leaving: {} ends everything it runs", self.journal.incarnation));
         if let Standing::Ending(ending) = &mut self.standing {
-            ending.everything = true;
+            *ending = Ending { everything: true, look: None, over: None, ..ending.clone() };
         }
     }
 
@@ -103,7 +105,7 @@ impl Agent {
         if self.journal.life == Life::Current {
             self.write(Record::Latched { incarnation });
         }
-        self.begin_ending(everything || self.leaving, Some(incarnation));
+        self.begin_ending(everything, Some(incarnation));
     }
 
     fn begin_ending(&mut self, everything: bool, guard: Option<Incarnation>) {
@@ -120,6 +122,7 @@ impl Agent {
         for key in self.actual.keys_where(|_, work| matches!(work.phase, Phase::Beginning { .. })) {
             self.close(key, End::Stopped);
         }
+        let everything = everything || self.leaving;
         self.standing = Standing::Ending(Ending { everything, guard, look: None, over: None });
     }
 
@@ -135,8 +138,10 @@ impl Agent {
             self.end("everything is stopped", true);
         }
         self.advance_ending(now);
-        if self.leaving && matches!(self.standing, Standing::Registering { .. }) {
-            self.depart(now);
+        if self.leaving
+            && let Standing::Registering { asked, .. } = self.standing
+        {
+            self.leave_unregistered(now, asked);
         }
     }
 
@@ -214,17 +219,22 @@ impl Agent {
         }
         let over = match (ending.over, &self.journal.life) {
             (Some(over), _) => over,
+            (None, Life::Over(_)) if self.leaving && self.claims_too_little() => self.write_over(Proof::Left),
             (None, Life::Over(_)) => self.written,
             (None, _) => {
                 let proof = if self.leaving { Proof::Left } else { Proof::Guard };
-                self.write(Record::Over { incarnation: self.journal.incarnation, proof: Some(proof) })
+                self.write_over(proof)
             }
         };
         self.note_ending(|ending| ending.over = Some(over));
         if self.durable >= over {
             self.say(format!("{}: ending -> registering anew, nothing of it is left", self.journal.incarnation));
-            self.standing = Standing::Registering { again: now };
+            self.standing = Standing::Registering { again: now, asked: false };
         }
+    }
+
+    fn write_over(&mut self, proof: Proof) -> u64 {
+        self.write(Record::Over { incarnation: self.journal.incarnation, proof: Some(proof) })
     }
 
     fn note_ending(&mut self, note: impl FnOnce(&mut Ending)) {
@@ -293,7 +303,7 @@ impl Agent {
 
     fn clear_away(&mut self, key: Key, workload: &Workload) {
         let end = match self.journal.begun(key.0, key.1) {
-            Some(_) => End::Exited(Exit::Unknown),
+            Some(_) => self.end_of_unseen(workload.policy),
             None => End::Stopped,
         };
         let work = Work {
@@ -315,7 +325,7 @@ impl Agent {
             }
             let end = match (begun.stopping, begun.ran) {
                 (true, _) => End::Stopped,
-                (false, true) => End::Exited(Exit::Unknown),
+                (false, true) => self.end_of_unseen(begun.policy),
                 (false, false) => End::StartFailed { reason: "the agent ended while it was starting".into() },
             };
             if self.is_same_boot() {
@@ -324,6 +334,13 @@ impl Agent {
             } else {
                 self.write(Record::Closed { container, epoch, end });
             }
+        }
+    }
+
+    fn end_of_unseen(&self, policy: OnQuorumLoss) -> End {
+        match self.config.guard_found {
+            true => End::Exited(Exit::Unknown),
+            false => end_without_guard(policy, Exit::Unknown),
         }
     }
 
@@ -343,7 +360,7 @@ impl Agent {
             run: self.config.run,
         };
         self.out.push(Effect::ToLeader(ToLeader::Register(Box::new(registration))));
-        self.standing = Standing::Registering { again: now + UNANSWERED };
+        self.standing = Standing::Registering { again: now + UNANSWERED, asked: true };
     }
 
     fn ended(&self) -> Option<ToLeader> {
@@ -384,12 +401,32 @@ impl Agent {
             return;
         }
         self.say(format!("not registered: {reason}; the state holds {current}"));
-        self.standing = Standing::Registering { again: now + self.terms.named.heartbeat };
+        self.standing = Standing::Registering { again: now + self.terms.named.heartbeat, asked: false };
         if current != self.journal.incarnation {
             self.write(Record::Adopted { incarnation: current, boot: self.config.boot });
             let crossing = self.is_crossing();
             self.begin_ending(crossing, (current != Incarnation(0)).then_some(current));
         }
+    }
+
+    /// What was kept stops at once. A registration that was asked for is first heard of: if the state holds a new
+    /// incarnation it is that one which leaves, and nobody waits for the end of its silence.
+    fn leave_unregistered(&mut self, now: Moment, asked: bool) {
+        self.stop_all(now, |_, _| true);
+        if asked {
+            return;
+        }
+        if self.actual.is_empty() && !self.claims_too_little() {
+            return self.depart(now);
+        }
+        self.begin_ending(true, None);
+        self.advance_ending(now);
+    }
+
+    /// The guard's record does not cover what is kept; who leaves stops that as well and may say so. Of another boot that
+    /// is not known: on a cloned machine the original may keep it.
+    fn claims_too_little(&self) -> bool {
+        self.journal.life == Life::Over(Some(Proof::Guard)) && self.is_same_boot()
     }
 
     /// From ended to left. Where nothing can be proven there is nothing to say: a reboot is seen by its boot id.

@@ -1,4 +1,4 @@
-//! Which incarnation a node is and when it is over: registration, latch, guard, restart, leave.
+//! Which incarnation a node is and when it is over: registration, latch, guard, restart.
 //! The claims are the marked rules of safety.md, "Quorum leases" 1 to 7; each was once shown to matter by an execution.
 
 mod bench;
@@ -70,10 +70,11 @@ impl Bench {
         self.answers.guard = false;
         let config = Config {
             node: NODE,
-            generation: cluster::Generation::numbered(1),
+            generation: self.generation,
             boot: self.boot,
             run: AgentRun(2),
             facts: facts(),
+            guard_found: true,
         };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
@@ -420,6 +421,27 @@ fn what_was_begun_and_is_gone_after_a_restart_is_closed_and_not_started_again() 
     assert!(has(&bench.take(), "journal closed c1 e7: start failed"), "it was never seen running");
 }
 
+/// What ends with its guard is the node's loss and costs none of its own restarts; what does not has ended by itself.
+#[test]
+fn a_container_is_not_blamed_for_the_end_of_its_guard() {
+    let rows = [
+        (item(1, 7, Wanted::Run), "closed, stopped", "closed, stopped"),
+        (kept(item(1, 7, Wanted::Run)), "closed, signal 9", "closed, unknown end"),
+    ];
+    for (item, seen, unseen) in rows {
+        let mut bench = Bench::running_as(item);
+        bench.happened(1, 7, Happened::EndedWithGuard);
+        assert!(has(&bench.orders, &format!("report c1 e7 {seen}")), "{:?}", lines(&bench.orders));
+
+        let mut bench = Bench::running_as(item);
+        bench.tree.clear();
+        bench.guard_found = false;
+        bench.restart();
+        bench.send(Input::LeaderConnected { member: MemberId(1) });
+        assert!(has(&bench.orders, &format!("report c1 e7 {unseen}")), "{:?}", lines(&bench.orders));
+    }
+}
+
 #[test]
 fn remains_and_strangers_are_cleared_away_at_a_restart() {
     let mut bench = Bench::running();
@@ -496,34 +518,6 @@ fn without_a_guard_no_heartbeat_leaves_and_nothing_starts() {
 }
 
 #[test]
-fn who_leaves_stops_everything_latches_and_only_then_says_so() {
-    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
-    bench.answers.hands = false;
-    bench.send(Input::Leave);
-    assert_eq!(lines(&bench.take()), ["journal stopping c1 e7", "stop c1 e7 10000", "report c1 e7 stopping"]);
-    assert!(!has(&bench.want(11, &[item(2, 1, Wanted::Run)]), "journal begun"), "nothing starts any more");
-    bench.run_leased(2_000);
-    assert!(has(&bench.take(), "heartbeat"), "the lease is kept while it stops");
-    bench.tree.clear();
-    bench.happened(1, 7, Happened::Stopped);
-    bench.run(100);
-    let orders = bench.take();
-    in_order(
-        &orders,
-        &["journal closed c1 e7", "journal latched i5", "latch i5", "look", "journal over i5 left", "ended i5 left"],
-    );
-    assert!(!has(&orders, "report"), "closings would be answered by new starts here");
-    assert!(!has(&orders, "register") && !has(&orders, "farewell"));
-    bench.run(1_000);
-    assert!(has(&bench.take(), "ended i5 left"), "said until the leader knows");
-    let orders = bench.send(Input::FromLeader(ToAgent::Void { incarnation: Incarnation(5) }));
-    assert_eq!(lines(&orders), ["farewell"]);
-    bench.take();
-    bench.run(5_000);
-    assert_eq!(lines(&bench.take()), Vec::<String>::new());
-}
-
-#[test]
 fn while_one_container_still_stops_the_closing_of_another_is_not_said() {
     let mut bench = Bench::leased();
     bench.want(10, &[item(1, 7, Wanted::Run), item(2, 3, Wanted::Run)]);
@@ -544,33 +538,4 @@ fn what_seems_to_have_outlived_its_boot_is_cleared_away_and_not_adopted() {
     bench.guardian = Guardian::new();
     bench.restart();
     assert!(has(&bench.take(), "stop c1 e7 0"));
-}
-
-#[test]
-fn a_node_that_left_registers_when_it_is_started_again() {
-    let mut bench = Bench::leased();
-    bench.send(Input::Leave);
-    bench.run(100);
-    bench.restart();
-    bench.send(Input::LeaderConnected { member: MemberId(1) });
-    in_order(&bench.take(), &["ended i5 left", "register ends i5, empty"]);
-}
-
-#[test]
-fn who_was_never_registered_leaves_at_once() {
-    let mut bench = Bench::connected();
-    bench.take();
-    assert_eq!(lines(&bench.send(Input::Leave)), ["farewell"]);
-}
-
-#[test]
-fn a_lease_that_ends_while_leaving_still_ends_in_having_left() {
-    let mut bench = Bench::running_as(kept(item(1, 7, Wanted::Run)));
-    bench.answers.hands = false;
-    bench.send(Input::Leave);
-    bench.run(4_000);
-    assert!(!has(&bench.orders, "ended"));
-    bench.tree.clear();
-    bench.happened(1, 7, Happened::Stopped);
-    in_order(&bench.take(), &["journal latched i5", "journal closed c1 e7", "journal over i5 left", "ended i5 left"]);
 }

@@ -199,6 +199,15 @@ pub fn remove_empty(folder: &Path) -> bool {
     }
 }
 
+/// Removes what guards with that run directory left where no root was named, as [`remove_empty`] does.
+pub fn remove_default_root(run_dir: &Path) {
+    if let Some(hierarchy) = Hierarchy::find()
+        && let Ok(root) = default_root(&hierarchy, run_dir)
+    {
+        remove_empty(&root);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

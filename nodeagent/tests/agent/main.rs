@@ -214,6 +214,26 @@ fn guard_alone_killed_gets_a_successor() {
     });
 }
 
+/// Its own restarts are for what it does itself.
+#[test]
+fn what_ends_with_its_guard_is_not_blamed_for_it() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    agree(&shared, &[&member]);
+    let mut machine = Machine::new("blameless", &shared, &[&member]);
+    machine.start(&[]);
+    machine.until_registered(1);
+    machine.run(5, 1, OnQuorumLoss::Stop);
+    let class = shared.truth().registrations[0].facts.class;
+    if !class.lease_proves_end() {
+        eprintln!("NOT RUN: no pid namespaces here, this node is {class:?}");
+        return;
+    }
+    machine.kill_guard();
+    until("it is closed", || matches!(shared.said(5, 1), Some(Observed::Closed { .. })));
+    assert_eq!(shared.said(5, 1), Some(Observed::Closed { end: End::Stopped }));
+}
+
 #[test]
 fn lease_that_runs_out_ends_stop_spares_keep_and_registers_anew() {
     let terms = LeaseTerms { lease: Span::millis(2_500), kill: Span::seconds(5), ..Profile::Fast.terms() };

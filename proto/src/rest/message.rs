@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::route::{Route, percent_decoded};
 use super::strict::{self, Unfit};
-use super::{POOL, Refusal, frame};
+use super::{POOL, Refusal, frame, misfit};
 use crate::problem::Problem;
 
 /// A request may nest fields so deep in its query and path.
@@ -42,38 +42,17 @@ pub(super) fn decode(
         set(&route.input, &mut fields, field, value.clone(), Place::Path)?;
     }
     let whole = Value::Object(fields);
-    read(&route.input, &whole).map_err(|error| match whole.as_object().and_then(|it| at_fault(&route.input, it)) {
-        Some((path, complaint)) => unfit(&complaint, &path),
-        None => Problem::new(Code::InvalidArgument, "bad-value", error).into(),
-    })
+    read(&route.input, &whole).map_err(|_| misfit::problem(&route.input, fields_of(&whole)).into())
 }
 
-fn read(message: &MessageDescriptor, json: &Value) -> Result<DynamicMessage, String> {
+/// Errs in the parser's words, which say neither where nor what was expected: [`misfit`] does.
+pub(super) fn read(message: &MessageDescriptor, json: &Value) -> Result<DynamicMessage, serde_json::Error> {
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(message.clone(), json, &options).map_err(|error| error.to_string())
+    DynamicMessage::deserialize_with_options(message.clone(), json, &options)
 }
 
-/// The first of `fields` that a `message` cannot hold, by its path, and what the parser says about it: the parser itself
-/// does not say where it was.
-fn at_fault(message: &MessageDescriptor, fields: &Map<String, Value>) -> Option<(String, String)> {
-    fields.iter().find_map(|(key, value)| {
-        let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
-        let complaint = read(message, &alone).err()?;
-        let Some(field) = message.get_field_by_name(key).or_else(|| message.get_field_by_json_name(key)) else {
-            return Some((key.clone(), complaint));
-        };
-        let inner = match (field.kind(), value) {
-            (Kind::Message(inner), Value::Object(fields)) if !field.is_map() => {
-                at_fault(&inner, fields).map(|(path, complaint)| (format!(".{path}"), complaint))
-            }
-            (Kind::Message(inner), Value::Array(items)) => items.iter().enumerate().find_map(|(place, item)| {
-                at_fault(&inner, item.as_object()?).map(|(path, complaint)| (format!("[{place}].{path}"), complaint))
-            }),
-            _ => None,
-        };
-        let (below, complaint) = inner.unwrap_or((String::new(), complaint));
-        Some((format!("{}{below}", field.name()), complaint))
-    })
+fn fields_of(object: &Value) -> &Map<String, Value> {
+    object.as_object().expect("it was made of fields")
 }
 
 fn body_fields(message: &MessageDescriptor, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
@@ -82,13 +61,14 @@ fn body_fields(message: &MessageDescriptor, body: &[u8]) -> Result<Map<String, V
     }
     match strict::value(message, body) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(Problem::new(Code::InvalidArgument, "not-an-object", "the body must be a JSON object").into()),
+        Ok(other) => Err(misfit::no_object(message, &other).into()),
         Err(Unfit::Twice(path)) => Err(Problem::new(Code::InvalidArgument, "given-twice", "is given twice")
             .at(path)
             .hint("which of the two holds is for you to say: give it once")
             .into()),
         Err(Unfit::NotJson(error)) => {
-            Err(Problem::new(Code::InvalidArgument, "bad-json", format!("the body is not JSON: {error}")).into())
+            let text = format!("the body is not JSON: {error}");
+            Err(Problem::new(Code::InvalidArgument, "bad-json", text).hint("send one JSON object").into())
         }
     }
 }
@@ -116,7 +96,7 @@ fn set(
     let mut fields = fields;
     for name in parents {
         let field = field(&message, name, path)?;
-        let Kind::Message(inner) = field.kind() else { return Err(unknown(path)) };
+        let Kind::Message(inner) = field.kind() else { return Err(Problem::invalid(path, "has no fields").into()) };
         if field.is_list() || field.is_map() {
             return Err(Problem::invalid(path, "lists and maps of objects cannot be given here").into());
         }
@@ -152,27 +132,15 @@ fn set(
 }
 
 fn field(message: &MessageDescriptor, name: &str, path: &str) -> Result<prost_reflect::FieldDescriptor, Refusal> {
-    message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name)).ok_or_else(|| unknown(path))
+    message
+        .get_field_by_name(name)
+        .or_else(|| message.get_field_by_json_name(name))
+        .ok_or_else(|| misfit::unknown(message, path).into())
 }
 
 /// The spelling under which the body already has the field, else the JSON one.
 fn present(fields: &Map<String, Value>, name: &str, json_name: &str) -> String {
     if fields.contains_key(name) { name.to_owned() } else { json_name.to_owned() }
-}
-
-fn unknown(path: &str) -> Refusal {
-    Problem::new(Code::InvalidArgument, "unknown-field", "there is no such field")
-        .at(path)
-        .hint("GET /openapi.json lists the fields")
-        .into()
-}
-
-/// A parser's complaint about what stands at `path`, as a problem.
-fn unfit(complaint: &str, path: &str) -> Refusal {
-    if complaint.starts_with("unrecognized field name") {
-        return unknown(path);
-    }
-    Problem::new(Code::InvalidArgument, "bad-value", complaint).at(path).into()
 }
 
 /// The message as one gRPC frame.
@@ -225,8 +193,9 @@ pub fn from_json<M: Message + Default>(name: &str, json: &str) -> Result<M, Stri
     let descriptor = POOL.get_message_by_name(name).expect("the message is part of the API");
     let json = strict::value(&descriptor, json.as_bytes()).map_err(|unfit| match unfit {
         Unfit::Twice(path) => format!("{path} is given twice"),
-        Unfit::NotJson(error) => error,
+        Unfit::NotJson(error) => format!("this is not JSON: {error}"),
     })?;
-    let message = read(&descriptor, &json)?;
+    let Value::Object(fields) = &json else { return Err(misfit::no_object(&descriptor, &json).to_string()) };
+    let message = read(&descriptor, &json).map_err(|_| misfit::problem(&descriptor, fields).to_string())?;
     message.transcode_to().map_err(|error| error.to_string())
 }

@@ -5,6 +5,7 @@
 //! Absent: no knowledge of any method; streams from the client have no HTTP form and are gRPC only.
 
 mod message;
+mod misfit;
 mod openapi;
 mod route;
 mod stream;

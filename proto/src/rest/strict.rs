@@ -10,8 +10,11 @@ use prost_reflect::{Kind, MessageDescriptor};
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::misfit;
+
 /// Why a text is not taken.
 pub(super) enum Unfit {
+    /// Where it stops being JSON.
     NotJson(String),
     /// The path of what is given twice, in the names of the proto where they are known.
     Twice(String),
@@ -25,7 +28,7 @@ pub(super) fn value(message: &MessageDescriptor, text: &[u8]) -> Result<Value, U
     let read = read.and_then(|value| reader.end().map(|()| value));
     read.map_err(|error| match twice.take() {
         Some(path) => Unfit::Twice(path),
-        None => Unfit::NotJson(error.to_string()),
+        None => Unfit::NotJson(misfit::no_json(&error)),
     })
 }
 

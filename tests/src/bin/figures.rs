@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use tests::figures::{Figure, crowd, failover, heartbeats, writes};
 
@@ -26,16 +26,16 @@ enum What {
     /// From a power cut to the first line a container writes elsewhere
     Failover {
         /// Cuts of each kind: of a node alone, and of the node that hosts the leader
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value = "30", value_parser = at_least_one)]
         cuts: usize,
-        /// Lease profile: default or fast
-        #[arg(long, default_value = "default")]
+        /// Lease profile
+        #[arg(long, default_value = "default", value_parser = ["fast", "default", "relaxed"])]
         profile: String,
     },
     /// Committed writes a second over the API of three members
     Writes {
         /// Each with one write under way, or --window of them
-        #[arg(long, default_value_t = 64)]
+        #[arg(long, default_value = "64", value_parser = at_least_one)]
         clients: usize,
         /// By Submit instead of one call for each
         #[arg(long)]
@@ -43,28 +43,33 @@ enum What {
         /// Writes that each client of a stream has under way
         #[arg(long, default_value_t = 1, requires = "stream", value_parser = clap::value_parser!(u8).range(1..=128))]
         window: u8,
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
-        /// Engine of the members' stores: sled or file
-        #[arg(long, default_value = "sled")]
+        /// Engine of the members' stores
+        #[arg(long, default_value = "sled", value_parser = ["sled", "file"])]
         store: String,
     },
     /// What a member needs to answer the heartbeats of many nodes
     Heartbeats {
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value = "1000", value_parser = at_least_one)]
         nodes: usize,
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: u64,
         /// How many of the three members each node speaks to
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
         members: u8,
-        /// How many of them then open sessions with the leader
-        #[arg(long, default_value_t = 1_000)]
-        sessions: usize,
+        /// How many of them then open sessions with the leader; 0 leaves that part out [default: all, at most 1000]
+        #[arg(long)]
+        sessions: Option<usize>,
     },
     /// The nodes of `heartbeats` that speak to one member
     #[command(hide = true)]
     Crowd { member: String },
+}
+
+/// Of nothing there is nothing to measure.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a whole number, 1 at least".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -104,20 +109,63 @@ fn measured(cli: &Cli, runtime: &tokio::runtime::Runtime) -> Result<Figure> {
         What::Failover { cuts, profile } => failover::measure(&dir, *cuts, profile),
         What::Writes { clients, stream, window, seconds, store } => {
             let options = writes::Options {
-                clients: (*clients).max(1),
+                clients: *clients,
                 streaming: *stream,
                 window: usize::from(*window),
-                seconds: (*seconds).max(1),
+                seconds: *seconds,
                 store: store.clone(),
             };
             runtime.block_on(writes::measure(&dir, &options))
         }
         What::Heartbeats { nodes, seconds, members, sessions } => {
-            let (nodes, sessions) = ((*nodes).max(1), (*sessions).min(*nodes));
-            let options =
-                heartbeats::Options { nodes, seconds: (*seconds).max(1), hear: usize::from(*members), sessions };
+            let (nodes, seconds) = (*nodes, *seconds);
+            let sessions = sessions.unwrap_or(nodes.min(1_000));
+            ensure!(sessions <= nodes, "{nodes} nodes cannot open {sessions} sessions: each has one at most");
+            let options = heartbeats::Options { nodes, seconds, hear: usize::from(*members), sessions };
             runtime.block_on(heartbeats::measure(&dir, &options))
         }
         What::Crowd { .. } => anyhow::bail!("this is no figure"),
+    }
+}
+
+#[cfg(test)]
+mod refusals {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_and_said() {
+        Cli::command().debug_assert();
+        let says = |line: &str| {
+            let refused = Cli::try_parse_from(line.split(' ')).err().expect(line);
+            assert_eq!(refused.exit_code(), 2, "{line}");
+            refused.to_string()
+        };
+        for option in ["failover --cuts", "writes --clients", "heartbeats --nodes"] {
+            for amount in ["0", "-1", "1.5", "", "many", "99999999999999999999"] {
+                let said = says(&format!("figures {option}={amount}"));
+                assert!(said.contains("1 at least") && said.contains(option.split(' ').next_back().unwrap()), "{said}");
+            }
+        }
+        for line in [
+            "writes --seconds 0",
+            "heartbeats --seconds 0",
+            "heartbeats --members 1",
+            "heartbeats --sessions -1",
+            "writes --stream --window 0",
+            "writes --window 2",
+            "writes --store tape",
+            "failover --profile hasty",
+        ] {
+            says(&format!("figures {line}"));
+        }
+    }
+
+    #[test]
+    fn a_node_has_one_session_at_most() {
+        let cli = Cli::try_parse_from("figures heartbeats --nodes 3 --sessions 4".split(' ')).expect("a command line");
+        let refused = said(&cli).expect_err("four of three").to_string();
+        assert_eq!(refused, "3 nodes cannot open 4 sessions: each has one at most");
     }
 }

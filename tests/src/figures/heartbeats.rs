@@ -39,7 +39,7 @@ pub struct Options {
     pub seconds: u64,
     /// How many of the three members each node speaks to, the leader among them.
     pub hear: usize,
-    /// How many of the nodes have a session with the leader in the second part.
+    /// How many of the nodes have a session with the leader in the second part; none, and there is no second part.
     pub sessions: usize,
 }
 
@@ -69,20 +69,19 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
     let beats = used_over(seconds, &heard_by).await;
     let load_after: Duration = load.iter().map(|pid| usage::cpu_time(*pid)).sum();
     let own = load_after.saturating_sub(load_before).as_secs_f64() / seconds as f64;
-    let with_sessions = local
-        .run_until(async {
-            let mut open = Connections::new(&leader.peer, 1);
-            let mut held: JoinSet<Result<()>> = JoinSet::new();
-            for node in entered.iter().take(sessions) {
-                let (words, incoming) = session(open.next().await?, node).await?;
-                held.spawn_local(attend(words, incoming, Incarnation(node.incarnation)));
-            }
-            tokio::time::sleep(WARM_UP).await;
-            let used = used_over(seconds, &heard_by[..1]).await;
-            ensure!(held.try_join_next().is_none(), "a session ended");
-            anyhow::Ok(used)
-        })
-        .await?;
+    let with_sessions = async {
+        let mut open = Connections::new(&leader.peer, 1);
+        let mut held: JoinSet<Result<()>> = JoinSet::new();
+        for node in entered.iter().take(sessions) {
+            let (words, incoming) = session(open.next().await?, node).await?;
+            held.spawn_local(attend(words, incoming, Incarnation(node.incarnation)));
+        }
+        tokio::time::sleep(WARM_UP).await;
+        let used = used_over(seconds, &heard_by[..1]).await;
+        ensure!(held.try_join_next().is_none(), "a session ended");
+        anyhow::Ok(used)
+    };
+    let with_sessions = if sessions > 0 { Some(local.run_until(with_sessions).await?) } else { None };
 
     let (mut sample, mut refused) = (Sample::default(), 0);
     for crowd in crowds {
@@ -97,30 +96,30 @@ pub async fn measure(dir: &Path, options: &Options) -> Result<Figure> {
     ensure!(sample.len() as f64 > least, "{} answers came where {least:.0} were to come at least", sample.len());
 
     let (p50, p99) = (sample.quantile_ms(0.5), sample.quantile_ms(0.99));
-    let each = |more: u64, than: u64, of: usize| more.saturating_sub(than) as f64 * 1_024.0 / of.max(1) as f64;
+    let each = |more: u64, than: u64, of: usize| more.saturating_sub(than) as f64 * 1_024.0 / of as f64;
     let per_node = each(beats.mib[1], empty[1], nodes);
-    let per_session = each(with_sessions.mib[0], beats.mib[0], sessions);
-    let text = format!(
+    let mut text = format!(
         "{nodes} heartbeats/s per member: leader {:.2} cores, {} MiB; follower {:.2} cores, {} MiB, of that {} without \
          nodes: {per_node:.1} KiB a node; answers p50 {p50:.2} ms, p99 {p99:.2} ms; {nodes} nodes speaking to {hear} \
-         members over connections of their own, {seconds} s, load {own:.2} cores. With {sessions} sessions beside them: \
-         leader {:.2} cores, {} MiB, {per_session:.1} KiB a session",
-        beats.cores[0],
-        beats.mib[0],
-        beats.cores[1],
-        beats.mib[1],
-        empty[1],
-        with_sessions.cores[0],
-        with_sessions.mib[0],
+         members over connections of their own, {seconds} s, load {own:.2} cores",
+        beats.cores[0], beats.mib[0], beats.cores[1], beats.mib[1], empty[1],
     );
-    let json = json!({
+    let mut json = json!({
         "figure": "heartbeats", "nodes": nodes, "members": hear, "seconds": seconds,
         "leader_cores": beats.cores[0], "leader_mib": beats.mib[0], "leader_mib_without_nodes": empty[0],
         "follower_cores": beats.cores[1], "follower_mib": beats.mib[1], "follower_mib_without_nodes": empty[1],
         "kib_per_node": per_node, "p50_ms": p50, "p99_ms": p99, "load_cores": own,
-        "sessions": sessions, "leader_cores_with_sessions": with_sessions.cores[0],
-        "leader_mib_with_sessions": with_sessions.mib[0], "kib_per_session": per_session,
+        "sessions": sessions,
     });
+    if let Some(used) = with_sessions {
+        let (cores, mib, kib) = (used.cores[0], used.mib[0], each(used.mib[0], beats.mib[0], sessions));
+        text += &format!(
+            ". With {sessions} sessions beside them: leader {cores:.2} cores, {mib} MiB, {kib:.1} KiB a session"
+        );
+        json["leader_cores_with_sessions"] = cores.into();
+        json["leader_mib_with_sessions"] = mib.into();
+        json["kib_per_session"] = kib.into();
+    }
     Ok(Figure::new(text, json))
 }
 

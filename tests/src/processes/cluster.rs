@@ -207,6 +207,18 @@ impl Cluster {
         cluster
     }
 
+    /// A member beside the cluster, empty, with ports of its own. It ends with the value.
+    #[track_caller]
+    pub fn spare(&self) -> Member {
+        let host = self.members[0].api.split(':').next().expect("host and port");
+        let number = counted();
+        let mut member = Member::new(&format!("spare-{number}"), self.path(), host, &[]);
+        let port = 7_450 + 2 * number % 1_000;
+        (member.api, member.peer) = (format!("{host}:{port}"), format!("{host}:{}", port + 1));
+        member.start(&[]);
+        member
+    }
+
     fn is_settled(&self, member: &Member) -> bool {
         let Some(status) = member.status() else { return false };
         let voters = status["members"].as_array().into_iter().flatten().filter(|it| it["role"] == "MEMBER_ROLE_VOTER");

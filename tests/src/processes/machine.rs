@@ -122,11 +122,7 @@ impl Drop for Machine {
         }
         // The slot lies in shared memory; what a test made there goes with it.
         let _ = fs::read_link(self.run_dir().join("slot")).map(fs::remove_file);
-        if let Some(hierarchy) = guard::cgroup::Hierarchy::find()
-            && let Ok(root) = guard::cgroup::default_root(&hierarchy, &self.run_dir())
-        {
-            guard::cgroup::remove_empty(&root);
-        }
+        guard::cgroup::remove_default_root(&self.run_dir());
     }
 }
 

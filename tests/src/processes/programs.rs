@@ -1,8 +1,10 @@
 //! Where the programs are, and how one is run to its end.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 
 use super::until;
 
@@ -43,6 +45,15 @@ pub struct Ended {
     pub err: String,
 }
 
+fn heard(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    let mut pipe = pipe.expect("it is piped");
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        pipe.read_to_end(&mut all).expect("a pipe can be read");
+        all
+    })
+}
+
 /// Runs a program that ends by itself; panics if it does not.
 #[track_caller]
 pub fn run(name: &str, words: &[&str], environment: &[(&str, &str)]) -> Ended {
@@ -50,9 +61,9 @@ pub fn run(name: &str, words: &[&str], environment: &[(&str, &str)]) -> Ended {
     command.args(words).envs(environment.iter().copied());
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    // A few lines: pipes hold them until the end.
-    until(&format!("{name} {words:?} ends"), || child.try_wait().expect("a child"));
-    let out = child.wait_with_output().expect("it has ended");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ended { code: out.status.code(), out: text(out.stdout), err: text(out.stderr) }
+    // Read while it runs: a pipe holds no more than 64 KiB.
+    let (out, err) = (heard(child.stdout.take()), heard(child.stderr.take()));
+    let status = until(&format!("{name} {words:?} ends"), || child.try_wait().expect("a child"));
+    let text = |heard: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&heard.join().expect("it reads")).into_owned();
+    Ended { code: status.code(), out: text(out), err: text(err) }
 }

@@ -56,7 +56,8 @@ impl World {
         if let Err(error) = node.journal.admits(node.generation) {
             return self.checks.violate(self.now, "Generation", format!("{id} does not start: {error}"));
         }
-        let config = Config { node: id, generation: node.generation, boot: machine.boot, run, facts };
+        let guard_found = node.guard.is_some();
+        let config = Config { node: id, generation: node.generation, boot: machine.boot, run, facts, guard_found };
         let agent = Agent::new(config, node.journal.clone());
         let slot = node.guard.as_ref().map_or(GuardSays { alive: false, ..node.slot }, Guardian::slot);
         node.agent = Some(AgentProcess {

@@ -70,6 +70,9 @@ struct Granted {
     sends: BTreeMap<(Arc<MembershipIdentity>, u64), BTreeMap<MemberId, Moment>>,
     /// The latest end, by the node's clock, with the terms it was earned under.
     end: Option<(Moment, LeaseTerms)>,
+    /// When the terms were first named that were named last, and the end earned under them. Echoes of others bring the
+    /// agent nothing any more.
+    named: Option<(Moment, LeaseTerms, Option<Moment>)>,
     /// Whose clock those moments are of.
     boot: BootId,
 }
@@ -78,6 +81,9 @@ impl Granted {
     fn acknowledged(&mut self, member: MemberId, heartbeat: &Heartbeat, identity: &Arc<MembershipIdentity>) {
         let Heartbeat { boot, terms, sent_at, .. } = *heartbeat;
         self.boot = boot;
+        if self.named.is_none_or(|(since, named, _)| named != terms && sent_at > since) {
+            self.named = Some((sent_at, terms, None));
+        }
         while self.sends.len() > 4 {
             self.sends.pop_first();
         }
@@ -94,6 +100,11 @@ impl Granted {
             let end = incoming.min(outgoing) + terms.lease;
             if self.end.is_none_or(|(held, _)| end > held) {
                 self.end = Some((end, terms));
+            }
+            if let Some((_, named, held)) = &mut self.named
+                && *named == terms
+            {
+                *held = (*held).max(Some(end));
             }
         }
     }
@@ -122,7 +133,6 @@ pub struct Checks {
     reached: BTreeMap<(NodeId, Incarnation), Granted>,
     /// The last deadline each guard was given; and who gave up a part of a lease, before shorter terms were named *(a3)*.
     deadlines: BTreeMap<(NodeId, Incarnation), Moment>,
-    tightened: BTreeSet<(NodeId, Incarnation)>,
     /// Covered by a receipt for the node or for its `stop` containers.
     fenced: BTreeMap<(NodeId, Incarnation), ReceiptScope>,
     answered: BTreeMap<RequestId, (Revision, Outcome)>,
@@ -272,10 +282,7 @@ impl Checks {
 
     /// LeaseCover at its root: no guard is given a deadline that no majority has granted.
     pub fn deadline(&mut self, god: God, node: NodeId, incarnation: Incarnation, at: Moment) {
-        let before = self.deadlines.insert((node, incarnation), at);
-        if before.is_some_and(|before| at < before) {
-            self.tightened.insert((node, incarnation));
-        }
+        self.deadlines.insert((node, incarnation), at);
         let granted = self.granted.get(&(node, incarnation)).and_then(|granted| granted.end);
         if granted.is_none_or(|(end, _)| at > end) {
             self.violate(
@@ -433,13 +440,15 @@ impl Checks {
             );
         }
         let granted = self.granted.get(&(node, incarnation));
-        let end = granted.and_then(|granted| granted.end);
+        let named = granted.and_then(|granted| granted.named);
         // Another boot has another clock, and proves by itself that everything before it has ended.
         let same_boot = standing.filter(|(boot, _)| granted.is_some_and(|granted| granted.boot == *boot));
-        if let (Proof::LeaseOver { .. }, Some((end, terms)), Some((_, standing))) = (proof, end, same_boot) {
+        if let (Proof::LeaseOver { .. }, Some((_, terms, earned)), Some((_, standing))) = (proof, named, same_boot) {
+            // What the guard was given, or what is on its way and may be given to it yet.
+            let end = earned.max(self.deadlines.get(&(node, incarnation)).copied());
             let now = standing.clock.lease(god);
-            let over = end + terms.kill + terms.margin;
-            if now < over && !standing.blind && !self.tightened.contains(&(node, incarnation)) {
+            let over = end.map_or(now, |end| end + terms.kill + terms.margin);
+            if now < over && !standing.blind {
                 let early = over.since(now);
                 self.violate(
                     god,

@@ -103,6 +103,10 @@ impl Disk {
         self.mem.limit_bytes((until > 0).then_some(0));
     }
 
+    pub fn is_stalled(&self, now: God) -> bool {
+        now < self.stalled_until
+    }
+
     pub fn stall(&mut self, until: God) {
         self.stalled_until = self.stalled_until.max(until);
     }

@@ -78,7 +78,10 @@ impl World {
                 let standing = self.machines[&site].standing(now);
                 self.checks.ends(now, container, epoch, id, Some(standing));
                 self.note_run(id, container, epoch, "ends");
-                let what = Happened::Exited { exit: cluster::Exit::Signal(9) };
+                let what = match self.nodes[&id].guard {
+                    Some(_) => Happened::Exited { exit: cluster::Exit::Signal(9) },
+                    None => Happened::EndedWithGuard,
+                };
                 self.after(MS, tell(container, epoch, what));
             }
             Act::Gone { container, epoch, tell: asked } => {

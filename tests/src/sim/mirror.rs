@@ -40,9 +40,15 @@ impl Mirror {
     }
 }
 
-pub(crate) fn mirror_entry(parsed: &mut Known, mirror: &mut Mirror, entry: &record::Entry, group: u64) {
-    let digest = digest(entry);
-    let known = parsed.entry((entry.term, entry.index, digest)).or_insert_with(|| {
+/// Gives the fencing that the entry begins, if nobody has written that entry before.
+pub(crate) fn mirror_entry(
+    parsed: &mut Known,
+    mirror: &mut Mirror,
+    entry: &record::Entry,
+    group: u64,
+) -> Option<(NodeId, Incarnation)> {
+    let (digest, entries) = (digest(entry), parsed.len());
+    let known = *parsed.entry((entry.term, entry.index, digest)).or_insert_with(|| {
         let command =
             (entry.kind == 0 && !entry.data.is_empty()).then(|| proto::log::decode(&entry.data).ok()).flatten();
         let fencing = match command.as_ref().map(|entry| &entry.command) {
@@ -56,6 +62,7 @@ pub(crate) fn mirror_entry(parsed: &mut Known, mirror: &mut Mirror, entry: &reco
     }
     let mirrored = Mirrored { term: entry.term, digest, request: known.request, group };
     mirror.entries.insert(entry.index, mirrored);
+    known.fencing.filter(|_| parsed.len() > entries)
 }
 
 fn digest(entry: &record::Entry) -> u64 {

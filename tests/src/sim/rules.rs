@@ -22,6 +22,8 @@ pub struct Rules {
     /// When each incarnation was registered, and when its fencing began.
     registered: BTreeMap<(NodeId, Incarnation), God>,
     fencing: BTreeMap<(NodeId, Incarnation), God>,
+    /// When the fencing of an incarnation was written down first, by whoever led then.
+    proposed: BTreeMap<(NodeId, Incarnation), God>,
     /// Which guard each incarnation was registered under, and which nodes were ever asked to leave.
     lives: BTreeMap<(NodeId, Incarnation), u32>,
     leaving: BTreeSet<NodeId>,
@@ -44,6 +46,8 @@ pub struct Rules {
     guards: BTreeMap<NodeId, God>,
     /// The leader that each node was last heard by, and when.
     heard: BTreeMap<(MemberId, NodeId), God>,
+    /// Since when that leader has had a majority with which anything can be decided.
+    able: Option<(MemberId, God)>,
 }
 
 /// L + K + μ of these terms, in god's time, shortened by what clocks within ε may be off.
@@ -121,8 +125,10 @@ impl World {
             && !machine.standing(now).blind
         {
             let (reads, slack) = (machine.clock.lease(now), Span(of.lease.0 / 50));
-            // A heartbeat may come while the order is under way: its silence was real, and ends too late.
-            let renewed_just_now = (reads + of.lease).since(end) < Span::millis(150);
+            // A heartbeat may come while the order is under way, or the word of a voter that led to it: its silence was
+            // real, and ends too late.
+            let under_way = self.rules.proposed.get(&(node, incarnation)).map_or(0, |at| now - at);
+            let renewed_just_now = (reads + of.lease).since(end) < Span::millis(150) + Span(under_way);
             if reads + slack < end && !renewed_just_now {
                 let left = end.since(reads);
                 self.breaks(
@@ -206,14 +212,20 @@ impl World {
 
     /// A closed epoch is gone, and nobody closes what is to run.
     fn judge_closing(&mut self, container: ContainerId, node: NodeId, epoch: Epoch, end: &End) {
-        let left = self.nodes.get(&node).is_some_and(|host| host.works.contains_key(&(container, epoch)));
-        if left {
+        if self.nodes.get(&node).is_some_and(|host| host.works.contains_key(&(container, epoch))) {
             self.breaks("ClosedIsGone", format!("{container} {epoch} is closed and something of it is left on {node}"));
         }
+        let host = self.nodes.get(&node);
+        // What the kernel ends with its guard counts as stopped by its node.
+        let guarded = |incarnation| {
+            let registered = self.rules.lives.get(&(node, incarnation));
+            host.is_some_and(|host| host.guard.is_some() && Some(&host.guard_life) == registered)
+        };
         let ordered = self
             .newest
             .container(container)
             .and_then(|it| it.assignment())
+            .filter(|assignment| guarded(assignment.incarnation))
             // What goes on without a lease may have been stopping when its node was fenced and came back.
             .filter(|assignment| assignment.on_quorum_loss == OnQuorumLoss::Stop)
             .is_some_and(|assignment| assignment.epoch == epoch && assignment.order == Order::Run);
@@ -421,8 +433,8 @@ impl World {
     /// *(a2)*: time a leader slept through is no node's silence.
     pub(crate) fn judge_suspects(&mut self, member: MemberId) {
         let Some((since, until)) = self.rules.stood_still.get(&member).copied() else { return };
-        // What it says of time is by its wall clock.
-        if self.machines[&self.member_site(member)].wall_jumped {
+        // What it says of time is by its wall clock, or goes on from what the cluster's time has come to.
+        if self.machines[&self.member_site(member)].wall_jumped || self.newest.clock() > self.wall() {
             return;
         }
         let facts = self.newest.nodes().filter_map(|node| node.facts.as_ref()).map(|facts| facts.terms);
@@ -472,7 +484,13 @@ impl World {
         let now = self.now;
         let lease = self.newest.settings().terms.lease;
         let long = 2 * lease.0 + 8 * SECOND;
-        let led = self.rules.led_since(leader, now);
+        let able = self.rules.able.filter(|(member, _)| *member == leader).map_or(now, |(_, since)| since);
+        self.rules.able = self.has_able_majority(leader).then_some((leader, able));
+        // Leadership cannot move where nothing can be decided.
+        if self.rules.able.is_none() {
+            return;
+        }
+        let led = self.rules.led_since(leader, now).max(able);
         if now - led < long || self.rules.still.contains_key(&leader) {
             return;
         }
@@ -493,12 +511,31 @@ impl World {
         }
     }
 
+    /// Whether a majority of the voters, `leader` included, runs, has a disk that syncs and is reached both ways.
+    fn has_able_majority(&self, leader: MemberId) -> bool {
+        let here = self.member_site(leader);
+        let able = |id: MemberId| {
+            let Some(member) = self.members.get(&id) else { return false };
+            member.process.is_some()
+                && !member.paused
+                && self.machines[&member.site].lives()
+                && !member.disk.is_stalled(self.now)
+                && !self.net.is_cut(here, member.site)
+                && !self.net.is_cut(member.site, here)
+        };
+        self.newest.membership().majority(able)
+    }
+
     pub(crate) fn heard(&mut self, member: MemberId, node: NodeId) {
         self.rules.heard.insert((member, node), self.now);
     }
 }
 
 impl Rules {
+    pub(crate) fn proposed(&mut self, fencing: (NodeId, Incarnation), at: God) {
+        self.proposed.insert(fencing, at);
+    }
+
     /// Since when `leader` leads, as far as it was asked; asked once a second.
     fn led_since(&mut self, leader: MemberId, now: God) -> God {
         // Keyed as node 0: no node has that number.

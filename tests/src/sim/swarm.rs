@@ -128,7 +128,8 @@ impl Layout {
             },
             weather,
             disk: *chance.pick(&[Speed::NVME, Speed::SATA]),
-            snapshot_every: *chance.pick(&[20, 60, 10_000]),
+            // The last: as good as never in two minutes, now and then in an hour.
+            snapshot_every: *chance.pick(&[20, 60, 2_000]),
             boot_grace_ms: *chance.pick(&[0, 5_000]),
             brake_quiet_ms: 8_000,
             clients: chance.within(2..=4) as u32,

@@ -178,8 +178,8 @@ impl World {
                 self.checks.rewound(id, Some(revision));
                 self.histories.watches_from(id, revision);
             }
-            Effect::Plan { state, observed } => {
-                let plan = Box::new(cluster::planner::plan(&state, &observed, self.wall_at(self.member_site(id))));
+            Effect::Plan { state, observed, now } => {
+                let plan = Box::new(cluster::planner::plan(&state, &observed, now));
                 let took = self.jitter(2 * MS);
                 let Some(life) = self.members.get(&id).map(|member| member.life) else { return };
                 self.after(took, Happening::Member { member: id, life, what: ToMember::Planned { plan } });
@@ -223,7 +223,9 @@ impl World {
             member.mirror.truncate_from(first.index);
         }
         for entry in &write.group.entries {
-            mirror_entry(&mut self.parsed, &mut member.mirror, entry, group);
+            if let Some(fencing) = mirror_entry(&mut self.parsed, &mut member.mirror, entry, group) {
+                self.rules.proposed(fencing, self.now);
+            }
         }
         let (life, number) = (member.life, write.number);
         let what = ToMember::Synced { group, number, planned: durable };

@@ -1,8 +1,8 @@
 //! The public API as a stranger uses it, at a cluster of real processes: gRPC and REST answer alike and are complete, a request
-//! has its effect once whichever member hears it, a watch has no gap, and bad input changes nothing.
+//! has its effect once whichever member hears it, a watch has no gap, and what cannot be done is said with what can.
 
 mod alike;
-mod bad_input;
+mod answers;
 mod complete;
 mod limits;
 mod once;
@@ -19,7 +19,7 @@ use proto::v1::{
 };
 use proto::{Problem, rest};
 use serde_json::{Value, json};
-use tests::processes::http::{self, Answer, Events};
+use tests::processes::http::{self, Events};
 use tests::processes::{Cluster, Member, number, request_id, run, until, until_so};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};

@@ -1,6 +1,8 @@
 //! Real programs, started, killed, frozen and started again: members keep what they acknowledged, containers are adopted,
-//! ended by the kernel, by the guard, or handed over; and every program says what is wrong with what it was given.
+//! ended by the kernel, by the guard, or handed over; every program says what is wrong with what it was given, and every
+//! verb answers in every format.
 
+mod formats;
 mod given;
 mod older;
 mod recovered;

@@ -86,7 +86,7 @@ fn codes(tree: &Tree) -> Vec<String> {
                 "controlplane/src/standing.rs",
                 // What a failed call means for whoever asked: try again, ask elsewhere, exit with which number.
                 "ctl/src/client.rs",
-                "ctl/src/output.rs",
+                "ctl/src/trouble.rs",
                 "ctl/src/commands/",
             ],
         ),

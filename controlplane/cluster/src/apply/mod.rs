@@ -205,12 +205,19 @@ pub fn apply(state: &mut State, index: Revision, entry: &Entry) -> Applied {
     assert!(index > state.revision(), "entry {index} after {} was applied", state.revision());
     state.advance(index, entry.at);
     let Some(request) = entry.request else { return Step::begin(state, index).carry_out(&entry.command) };
-    match state.sessions().look_up(request) {
+    let refused = |rejected| Applied { revision: index, outcome: Err(rejected), events: Vec::new(), repeated: false };
+    match state.sessions().look_up(request, state.clock()) {
         Seen::Before(Remembered { revision, outcome }) => {
             Applied { revision, outcome, events: Vec::new(), repeated: true }
         }
-        Seen::Expired => {
-            Applied { revision: index, outcome: Err(Rejected::RequestExpired), events: Vec::new(), repeated: false }
+        Seen::Expired => refused(Rejected::RequestExpired),
+        Seen::Ahead(millis) => {
+            let problem = format!(
+                "its session was born {} s after now by the cluster's clock, and too many such are known; set the clock \
+                 of the machine that drew it, or of the member that leads",
+                millis / 1_000
+            );
+            refused(Rejected::Invalid { field: "request_id", problem: problem.into() })
         }
         Seen::Never => {
             let applied = Step::begin(state, index).carry_out(&entry.command);

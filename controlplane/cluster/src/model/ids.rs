@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::time::WallTime;
+
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident $prefix:literal)*) => {$(
         $(#[$doc])*
@@ -167,6 +169,18 @@ wide! {
     SecretHash
     /// A client session: a version 7 UUID, so that sessions order by their birth.
     SessionId
+}
+
+impl SessionId {
+    /// By the clock of whoever drew it: the first 48 bits.
+    pub fn born(self) -> WallTime {
+        WallTime((self.0 >> 80) as u64)
+    }
+
+    /// At or below all that are born at `time`.
+    pub fn first_of(time: WallTime) -> SessionId {
+        SessionId(u128::from(time.0.min((1 << 48) - 1)) << 80)
+    }
 }
 
 /// Names one request of one client session: sent again, it has no second effect.

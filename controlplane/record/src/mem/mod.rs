@@ -147,7 +147,12 @@ impl MemDisk {
         let record = if carried { write.record.clone() } else { Vec::new() };
         self.behind.push_back(write);
         if !carried {
-            self.feed()?;
+            if let Err(error) = self.feed() {
+                // Nothing queued comes before the one that found no room.
+                self.queue.extend(self.behind.pop_back());
+                self.queue.rotate_right(1);
+                return Err(error);
+            }
             self.sync_log();
         }
         let ledger = self.ledger.as_mut().ok_or(StoreError::NotLoaded)?;

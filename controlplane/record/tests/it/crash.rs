@@ -148,6 +148,23 @@ fn a_full_disk_stops_the_member_and_loses_nothing() {
     disk.append_group(&group).expect("there is room again");
 }
 
+/// What is queued behind a group that found no room was not begun.
+#[test]
+fn nothing_comes_before_the_group_that_found_no_room() {
+    for crash in [Crash::Lost, Crash::Kept] {
+        let (mut disk, before) = written(&[5, 37], 10);
+        let (big, small) = (before.step(5, 20_000), before.clone().after(&before.step(5, 20_000)).step(5, 10));
+        let [Step::Append(big), Step::Append(small)] = [big, small] else { panic!("appends") };
+        disk.write(&big).expect("it follows");
+        let last = disk.write(&small).expect("it follows");
+        disk.limit_bytes(Some(0));
+        assert!(matches!(disk.sync(last), Err(StoreError::Io { .. })));
+        disk.crash(crash);
+        disk.limit_bytes(None);
+        assert_eq!(Model::of(&disk.load().expect("a full disk is no damage").expect("exists")), before, "{crash:?}");
+    }
+}
+
 proptest! {
     /// A disk that is full, or that fails, at any step of any history, and a crash after it: nothing more is taken, and
     /// what was acknowledged is there once there is room again.

@@ -9,7 +9,9 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use cluster::command::Command;
-use cluster::{Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, Order, Proof, Span};
+use cluster::{
+    Assignment, Brake, FenceCause, Health, Incarnation, MemberId, Moment, NodeId, Order, Proof, Span, State,
+};
 use planted::planted;
 use record::LogPoint;
 
@@ -164,12 +166,7 @@ impl Leadership {
 
     /// The lease's end was proven first; what it does not cover, the containers that keep running, still waits for this.
     pub fn confirmed_late(&mut self, node: NodeId, incarnation: Incarnation, proof: Proof, desk: &mut Desk<'_>) {
-        let awaits = desk.state.claims(node).any(|(container, _)| {
-            container.assignment().is_some_and(|assignment| {
-                assignment.incarnation == incarnation && matches!(assignment.order, Order::AwaitingReceipt { .. })
-            })
-        });
-        if self.settled && awaits {
+        if self.settled && awaits_receipt(desk.state, node, incarnation) {
             desk.propose.push((Origin::Duty, None, Command::RecordFenced { node, incarnation, proof }));
         }
     }
@@ -195,6 +192,14 @@ impl Leadership {
             duty.over_at.entry(from).and_modify(|known| *known = over_at.min(*known)).or_insert(over_at);
         }
     }
+}
+
+/// Whether something on `node` may run on under `incarnation` although that is over.
+pub(super) fn awaits_receipt(state: &State, node: NodeId, incarnation: Incarnation) -> bool {
+    let awaits = |assignment: &Assignment| {
+        assignment.incarnation == incarnation && matches!(assignment.order, Order::AwaitingReceipt { .. })
+    };
+    state.claims(node).any(|(container, _)| container.assignment().is_some_and(awaits))
 }
 
 impl Duty {

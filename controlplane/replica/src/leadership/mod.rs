@@ -202,7 +202,7 @@ impl Leadership {
         let suspects = self.silence.suspects();
         self.planning = Planning { wanted: false, under_way: true, last: Some(desk.now), suspects: suspects.clone() };
         let state = Box::new(desk.state.clone());
-        desk.effects.push(Effect::Plan { state, observed: Observed { suspects } });
+        desk.effects.push(Effect::Plan { state, observed: Observed { suspects }, now: desk.wall });
     }
 
     /// A plan came back. Its commands are proposed whole; `apply` checks each against what is true by then.

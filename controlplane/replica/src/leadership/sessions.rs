@@ -11,10 +11,11 @@ use cluster::apply::Done;
 use cluster::command::{Command, Registration, Report, Reported};
 use cluster::{
     Claim, Container, ContainerId, Event, FenceCause, Health, Incarnation, LeaseTerms, Moment, NodeId, Order, Outcome,
-    Proof, Rejected, Revision, Span, State,
+    Proof, ReceiptScope, Rejected, Revision, Span, State,
 };
 use planted::planted;
 
+use super::fencing::awaits_receipt;
 use super::{Desk, Leadership, Pending};
 use crate::proposals::Origin;
 use crate::{Effect, Link};
@@ -238,15 +239,16 @@ impl Leadership {
             ToLeader::Register(registration) => self.register(link, node, *registration, desk),
             ToLeader::Ended { incarnation, proof } => {
                 let key = Pending::Receipt(node, incarnation);
-                let over = matches!(&health, Health::Fenced { receipt } if receipt.incarnation == incarnation);
                 // Of its own end a node knows these two; the others are somebody else's to say.
                 let its_own = matches!(proof, Proof::Left | Proof::Guard);
-                if over {
+                if its_own && is_awaited(desk.state, node, &health, incarnation, &proof) {
+                    if self.pending_keys.insert(key.clone()) {
+                        let command = Command::RecordFenced { node, incarnation, proof };
+                        desk.propose.push((Origin::Duty, Some(key), command));
+                    }
+                } else if is_past(&health, incarnation) {
                     // It repeats this until it hears that it is known.
                     desk.effects.push(Effect::ToAgent { link, message: ToAgent::Void { incarnation } });
-                } else if its_own && health.incarnation() == incarnation && self.pending_keys.insert(key.clone()) {
-                    let command = Command::RecordFenced { node, incarnation, proof };
-                    desk.propose.push((Origin::Duty, Some(key), command));
                 }
             }
             ToLeader::Report { incarnation, reports } => {
@@ -350,6 +352,22 @@ fn not_registered(state: &State, node: NodeId, rejected: &Rejected) -> ToAgent {
 
 fn is_up(health: &Health, incarnation: Incarnation) -> bool {
     matches!(health, Health::Up { incarnation: current, .. } if *current == incarnation)
+}
+
+/// Whether the node's word that `incarnation` is over is the receipt that is missing, or frees what the receipt left.
+fn is_awaited(state: &State, node: NodeId, health: &Health, incarnation: Incarnation, proof: &Proof) -> bool {
+    match health {
+        Health::Fenced { .. } => proof.scope() == ReceiptScope::Node && awaits_receipt(state, node, incarnation),
+        _ => health.incarnation() == incarnation,
+    }
+}
+
+/// It has its receipt, or another one came after it.
+fn is_past(health: &Health, incarnation: Incarnation) -> bool {
+    match health {
+        Health::Fenced { receipt } => incarnation <= receipt.incarnation,
+        Health::Joined | Health::Up { .. } | Health::Fencing { .. } => incarnation < health.incarnation(),
+    }
 }
 
 /// Whether the state would learn anything from it: agents repeat until they see that it was taken.

@@ -199,8 +199,8 @@ impl Room {
                     assert!(self.answered.insert(ticket), "{ticket:?} is answered twice");
                     self.answers.insert(ticket, answer);
                 }
-                Effect::Plan { state, observed } => {
-                    let plan = Box::new(planner::plan(&state, &observed, state.clock()));
+                Effect::Plan { state, observed, now } => {
+                    let plan = Box::new(planner::plan(&state, &observed, now));
                     queue.push_back((id, Input::Planned { plan }));
                 }
                 Effect::ToAgent { link, message } => self.to_agents.push((id, link, message)),

@@ -64,7 +64,7 @@ impl Log for Unsynced {
         Ok(())
     }
 
-    fn remove_below(&mut self, first_kept: u64) -> Result<(), StoreError> {
+    fn remove_below(&mut self, first_kept: u64) -> Result<bool, StoreError> {
         self.log.remove_below(first_kept)
     }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::playground::{Playground, STORAGE, TEMPLATE, containers, nodes, status, wait_until};
 use super::{rootfs, witness};
 use crate::client::Client;
-use crate::output::{Progress, table};
+use crate::output::table;
+use crate::progress::Progress;
 
 /// The manifest that ships with the program.
 const MANIFEST: &str = include_str!("manifest.toml");

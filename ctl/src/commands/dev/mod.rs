@@ -13,8 +13,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
-use crate::output::{Progress, table};
+use crate::output::{self, Format, table};
+use crate::progress::Progress;
+use crate::trouble::Trouble;
 use playground::{Playground, Profile};
 
 #[derive(Subcommand)]
@@ -23,7 +26,7 @@ pub enum Dev {
     Demo {
         #[command(flatten)]
         start: Start,
-        /// Print the report as JSON
+        /// Print the report as JSON, as -o json does
         #[arg(long)]
         json: bool,
         /// How often both happen, for figures
@@ -173,47 +176,59 @@ pub fn before_threads(dev: &Dev) -> Option<Result<()>> {
     }
 }
 
-pub async fn run(dev: Dev) -> Result<()> {
+pub async fn run(format: Format, dev: Dev) -> Result<()> {
     match dev {
-        Dev::Demo { start, json, rounds, keep } => run_demo(start, rounds, json, keep).await,
-        Dev::Up { start } => up(start).await,
+        Dev::Demo { start, json, rounds, keep } => {
+            run_demo(if json { Format::Json } else { format }, start, rounds, keep).await
+        }
+        Dev::Up { start } => up(format, start).await,
         Dev::Down { at, purge } => {
-            Playground::load(&at.dir)?.down()?;
+            let mut playground = Playground::load(&at.dir)?;
+            playground.down()?;
             if purge {
                 std::fs::remove_dir_all(&at.dir).with_context(|| format!("delete {}", at.dir.display()))?;
             }
-            println!("the playground in {} is down", at.dir.display());
+            let words = format!("the playground in {} is down", at.dir.display());
+            output::answer(format, || json!({ "dir": playground.dir, "done": "down" }), || words);
             Ok(())
         }
-        Dev::Status { at } => show(&Playground::load(&at.dir)?),
+        Dev::Status { at } => {
+            let playground = Playground::load(&at.dir)?;
+            output::answer(format, || playground.json(), || shown(&playground, format == Format::Wide));
+            Ok(())
+        }
         Dev::Kill { target } => {
             let (mut playground, machine) = target.find()?;
             match target.service {
                 None => playground.power_off(&machine)?,
                 Some(part) => machine::send(target.pid(&playground, &machine, part)?, Signal::KILL),
             }
-            println!("{} is killed", target.what(&machine));
+            target.done(format, &machine, "killed");
             Ok(())
         }
         Dev::PowerOn { machine, at } => {
             let mut playground = Playground::load(&at.dir)?;
             let machine = playground.machine_named(&machine)?;
             playground.power_on(&machine)?;
-            println!("{machine} is on");
+            done(format, json!({ "machine": machine, "done": "on" }), format!("{machine} is on"));
             Ok(())
         }
-        Dev::Pause { target } => target.signal(Signal::STOP, "paused"),
-        Dev::Resume { target } => target.signal(Signal::CONT, "resumed"),
-        Dev::Cut { machine, to, at } => cut(&Playground::load(&at.dir)?, &machine, to.as_deref()),
-        Dev::Heal { machine, at } => heal(&Playground::load(&at.dir)?, &machine),
+        Dev::Pause { target } => target.signal(format, Signal::STOP, "paused"),
+        Dev::Resume { target } => target.signal(format, Signal::CONT, "resumed"),
+        Dev::Cut { machine, to, at } => cut(format, &Playground::load(&at.dir)?, &machine, to.as_deref()),
+        Dev::Heal { machine, at } => heal(format, &Playground::load(&at.dir)?, &machine),
         Dev::Machine { .. } | Dev::MachineFirst { .. } | Dev::Switch | Dev::Witness => {
             unreachable!("`before_threads` carries these out")
         }
     }
 }
 
-async fn run_demo(start: Start, rounds: usize, json: bool, keep: bool) -> Result<()> {
-    let (mut playground, progress) = start.plan()?;
+fn done(format: Format, programs: Value, people: String) {
+    output::answer(format, || programs, || people);
+}
+
+async fn run_demo(format: Format, start: Start, rounds: usize, keep: bool) -> Result<()> {
+    let (mut playground, progress) = start.plan(format)?;
     let shown = async {
         playground.bring_up(&progress).await?;
         demo::run(&mut playground, rounds, &progress).await
@@ -234,11 +249,9 @@ async fn run_demo(start: Start, rounds: usize, json: bool, keep: bool) -> Result
             return Err(error.context(format!("the demonstration failed; everything it left is in {}", dir.display())));
         }
     };
-    if json {
-        crate::output::print_json(&serde_json::to_value(&report)?);
-    } else {
-        print!("{}", report.for_people());
-    }
+    drop(progress);
+    let programs = serde_json::to_value(&report)?;
+    output::answer(format, || programs, || report.for_people());
     if keep {
         eprintln!("{}", demo::how_to_reach(&playground));
     } else {
@@ -253,38 +266,41 @@ async fn run_demo(start: Start, rounds: usize, json: bool, keep: bool) -> Result
     Ok(())
 }
 
-async fn up(start: Start) -> Result<()> {
-    let (mut playground, progress) = start.plan()?;
+async fn up(format: Format, start: Start) -> Result<()> {
+    let (mut playground, progress) = start.plan(format)?;
     if let Err(error) = playground.bring_up(&progress).await {
         playground.down()?;
         return Err(error.context(format!("the logs are in {}", playground.dir.display())));
     }
-    progress.done("the cluster is up");
-    println!("{}", demo::how_to_reach(&playground));
+    progress.line("the cluster is up");
+    drop(progress);
+    output::answer(format, || playground.json(), || demo::how_to_reach(&playground));
     Ok(())
 }
 
 impl Start {
-    fn plan(&self) -> Result<(Playground, Progress)> {
+    fn plan(&self, format: Format) -> Result<(Playground, Progress)> {
         let dir = match &self.dir {
             Some(dir) => dir.clone(),
             None => default_dir(),
         };
         if let Ok(mut before) = Playground::load(&dir) {
             if before.machines.values().any(|machine| machine.root.is_some_and(machine::Root::is_alive)) {
-                bail!("a playground is up in {}; `quoratectl dev down` ends it", dir.display());
+                let next = format!("`quoratectl dev down --dir {0}` ends it", dir.display());
+                bail!(Trouble::refused(format!("a playground is up in {}", dir.display()), next));
             }
             before.down()?;
             std::fs::remove_dir_all(&dir).with_context(|| format!("delete {}", dir.display()))?;
         }
         if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            bail!("{} is not empty and no playground; name another with --dir", dir.display());
+            let text = format!("{} is not empty and no playground", dir.display());
+            bail!(Trouble::refused(text, "name another with --dir"));
         }
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let dir = dir.canonicalize()?;
         let net = if self.net { Some(net::Net::start()?) } else { None };
         let playground = Playground::plan(&dir, self.profile, &self.runtime, self.nodes, net)?;
-        Ok((playground, Progress::new("starting a cluster")))
+        Ok((playground, Progress::new(format, "starting a cluster")))
     }
 }
 
@@ -303,64 +319,80 @@ impl Target {
         self.service.map_or(machine.to_owned(), |part| format!("the {} of {machine}", part.name()))
     }
 
-    fn signal(&self, signal: Signal, done: &str) -> Result<()> {
+    /// Says what was done to it.
+    fn done(&self, format: Format, machine: &str, done: &str) {
+        let mut programs = json!({ "machine": machine, "done": done });
+        if let Some(part) = self.service {
+            programs["service"] = part.name().into();
+        }
+        self::done(format, programs, format!("{} is {done}", self.what(machine)));
+    }
+
+    fn signal(&self, format: Format, signal: Signal, done: &str) -> Result<()> {
         let (playground, machine) = self.find()?;
         match self.service {
             None => playground.root(&machine)?.signal_all(signal),
             Some(part) => machine::send(self.pid(&playground, &machine, part)?, signal),
         }
-        println!("{} is {done}", self.what(&machine));
+        self.done(format, &machine, done);
         Ok(())
     }
 }
 
-fn show(playground: &Playground) -> Result<()> {
-    let rows =
-        playground.machines.iter().map(|(name, machine)| {
-            let on = machine.root.is_some_and(machine::Root::is_alive);
-            let member = machine.member.as_ref();
-            let node = machine.node.as_ref();
-            vec![
-                name.clone(),
-                if on { "on".into() } else { "off".into() },
-                member.map_or("-".into(), |member| format!("{} ({})", member.name, member.api)),
-                node.map_or("-".into(), |node| {
-                    if node.standby { format!("{} (standby)", node.name) } else { node.name.clone() }
-                }),
-            ]
-        });
-    println!("{}", table(&["machine", "power", "member", "node"], rows));
-    println!("\nquoratectl --server {} …", playground.apis().join(","));
-    Ok(())
+fn shown(playground: &Playground, wide: bool) -> String {
+    let rows = playground.machines.iter().map(|(name, machine)| {
+        let (member, node) = (machine.member.as_ref(), machine.node.as_ref());
+        let standby = |node: &playground::Node| if node.standby { " (standby)" } else { "" };
+        let mut row = vec![
+            name.clone(),
+            machine.power().to_owned(),
+            member.map_or("-".into(), |member| format!("{} ({})", member.name, member.api)),
+            node.map_or("-".into(), |node| format!("{}{}", node.name, standby(node))),
+        ];
+        if wide {
+            row.push(member.map_or("-".into(), |member| member.peer.clone()));
+            row.push(machine.root.filter(|root| root.is_alive()).map_or("-".into(), |root| root.pid.to_string()));
+        }
+        row
+    });
+    let mut headings = vec!["machine", "power", "member", "node"];
+    if wide {
+        headings.extend(["peer", "pid"]);
+    }
+    format!("{}\n\nquoratectl --server {} …", table(&headings, rows), playground.apis().join(","))
 }
 
-fn cut(playground: &Playground, machine: &str, to: Option<&str>) -> Result<()> {
+fn cut(format: Format, playground: &Playground, machine: &str, to: Option<&str>) -> Result<()> {
     let (net, machine) = in_own_network(playground, machine)?;
     let Some(to) = to else {
         net.cut(playground.machines[&machine].number)?;
-        println!("{machine} is off the network");
+        let programs = json!({ "machine": machine, "done": "cut" });
+        done(format, programs, format!("{machine} is off the network"));
         return Ok(());
     };
     let to = playground.machine_named(to)?;
     net::cut_one_way(playground.root(&machine)?.pid, playground.machines[&to].number)?;
-    println!("nothing that {machine} sends reaches {to}");
+    let programs = json!({ "machine": machine, "to": to, "done": "cut" });
+    done(format, programs, format!("nothing that {machine} sends reaches {to}"));
     Ok(())
 }
 
-fn heal(playground: &Playground, machine: &str) -> Result<()> {
+fn heal(format: Format, playground: &Playground, machine: &str) -> Result<()> {
     let (net, machine) = in_own_network(playground, machine)?;
     net::heal_one_ways(playground.root(&machine)?.pid)?;
     net.heal(playground.machines[&machine].number)?;
-    println!("{machine} is on the network");
+    done(format, json!({ "machine": machine, "done": "healed" }), format!("{machine} is on the network"));
     Ok(())
 }
 
 fn in_own_network(playground: &Playground, machine: &str) -> Result<(net::Net, String)> {
     let machine = playground.machine_named(machine)?;
-    let net = playground.net.with_context(|| {
-        format!(
-            "{machine} has no network of its own: the machines of this playground share loopback; start one with \
-             `quoratectl dev up --net` (as root), or freeze the machine with `quoratectl dev pause {machine}`"
+    let net = playground.net.ok_or_else(|| {
+        Trouble::refused(
+            format!("{machine} has no network of its own: the machines of this playground share loopback"),
+            format!(
+                "start one with `quoratectl dev up --net` (as root), or freeze the machine with `quoratectl dev pause {machine}`"
+            ),
         )
     })?;
     Ok((net, machine))

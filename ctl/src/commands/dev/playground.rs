@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use proto::v1;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::cgroups;
@@ -19,7 +20,8 @@ use super::net::{self, Net, Plug};
 pub use crate::args::Profile;
 use crate::client::Client;
 use crate::identity;
-use crate::output::{Progress, TimedOut};
+use crate::progress::Progress;
+use crate::trouble::Trouble;
 
 /// What a playground's containers run from.
 pub const TEMPLATE: &str = "demo";
@@ -44,6 +46,12 @@ pub struct Machine {
     pub number: u8,
     /// `None` while its power is off.
     pub root: Option<Root>,
+}
+
+impl Machine {
+    pub fn power(&self) -> &'static str {
+        if self.root.is_some_and(Root::is_alive) { "on" } else { "off" }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,14 +125,27 @@ impl Playground {
 
     pub fn load(dir: &Path) -> Result<Playground> {
         let path = dir.join("dev.json");
-        let text = fs::read(&path)
-            .with_context(|| format!("no playground in {} (start one with `quoratectl dev up`)", dir.display()))?;
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = format!("there is no playground in {}", dir.display());
+                bail!(Trouble::missing(text, "`quoratectl dev up` starts one; --dir or QUORATE_DEV_DIR names another"));
+            }
+            text => text.with_context(|| format!("read {}", path.display()))?,
+        };
         serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
     }
 
     pub fn save(&self) -> Result<()> {
         let path = self.dir.join("dev.json");
         fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// What programs are told of it.
+    pub fn json(&self) -> Value {
+        let machines = self.machines.iter().map(|(name, machine)| {
+            json!({ "name": name, "power": machine.power(), "member": machine.member, "node": machine.node })
+        });
+        json!({ "dir": self.dir, "servers": self.apis(), "machines": machines.collect::<Value>() })
     }
 
     pub fn apis(&self) -> Vec<String> {
@@ -153,9 +174,10 @@ impl Playground {
         };
         let found = self.machines.iter().find(|(own, machine)| own.as_str() == name || is(machine));
         let known: Vec<&str> = self.machines.keys().map(String::as_str).collect();
-        found
-            .map(|(name, _)| name.clone())
-            .with_context(|| format!("no machine {name}; there are {}", known.join(", ")))
+        let found = found.map(|(name, _)| name.clone()).ok_or_else(|| {
+            Trouble::missing(format!("there is no machine {name}"), format!("there are {}", known.join(", ")))
+        });
+        Ok(found?)
     }
 
     pub fn shared(&self) -> PathBuf {
@@ -217,7 +239,9 @@ impl Playground {
 
     pub fn power_on(&mut self, name: &str) -> Result<()> {
         let machine = &self.machines[name];
-        ensure!(machine.root.is_none_or(|root| !root.is_alive()), "{name} is on already");
+        if machine.root.is_some_and(Root::is_alive) {
+            bail!(Trouble::refused(format!("{name} is on already"), "`quoratectl dev status` shows what runs where"));
+        }
         let home = self.dir.join(name);
         fs::create_dir_all(home.join("agent")).with_context(|| format!("make {}", home.display()))?;
         let spec = self.spec(name, &Programs::find()?);
@@ -233,7 +257,8 @@ impl Playground {
     /// Everything on it is gone, with no goodbye, when this returns.
     pub fn power_off(&mut self, name: &str) -> Result<()> {
         let root = self.machines[name].root.filter(|root| root.is_alive());
-        root.with_context(|| format!("{name} is off already"))?.power_off()?;
+        let next = format!("`quoratectl dev power-on {name}` switches it on");
+        root.ok_or_else(|| Trouble::refused(format!("{name} is off already"), next))?.power_off()?;
         if let Some(machine) = self.machines.get_mut(name) {
             machine.root = None;
         }
@@ -242,7 +267,8 @@ impl Playground {
 
     pub fn root(&self, name: &str) -> Result<Root> {
         let root = self.machines[name].root.filter(|root| root.is_alive());
-        root.with_context(|| format!("{name} is off; switch it on with `quoratectl dev power-on {name}`"))
+        let next = format!("`quoratectl dev power-on {name}` switches it on");
+        Ok(root.ok_or_else(|| Trouble::refused(format!("{name} is off"), next))?)
     }
 
     pub fn running_file(&self, name: &str) -> PathBuf {
@@ -410,7 +436,7 @@ pub async fn wait_until(within: Duration, what: &str, mut holds: impl AsyncFnMut
             return Ok(());
         }
         if began.elapsed() >= within {
-            let late = TimedOut(format!("waited {} s in vain until {what}", within.as_secs()));
+            let late = Trouble::late(format!("waited {} s in vain until {what}", within.as_secs()), "");
             return Err(match answer {
                 Err(error) => error.context(late),
                 Ok(_) => late.into(),

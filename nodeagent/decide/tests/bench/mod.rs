@@ -118,6 +118,8 @@ pub struct Bench {
     pub runs: u64,
     pub agent: Agent,
     pub guardian: Guardian,
+    /// Whether it lives when the next agent starts.
+    pub guard_found: bool,
     /// What is on disk, and what is ordered but not yet durable.
     pub disk: Journal,
     pub unwritten: VecDeque<(u64, Record)>,
@@ -138,7 +140,7 @@ impl Bench {
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
         let generation = Generation::numbered(1);
-        let config = Config { node: NODE, generation, boot, run: AgentRun(1), facts: facts() };
+        let config = Config { node: NODE, generation, boot, run: AgentRun(1), facts: facts(), guard_found: true };
         Bench {
             now: ms(10_000),
             boot,
@@ -146,6 +148,7 @@ impl Bench {
             runs: 1,
             agent: Agent::new(config, disk.clone()),
             guardian,
+            guard_found: true,
             disk,
             unwritten: VecDeque::new(),
             tree: BTreeMap::new(),
@@ -209,6 +212,7 @@ impl Bench {
             boot: self.boot,
             run: AgentRun(self.runs),
             facts: facts(),
+            guard_found: self.guard_found,
         };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();

@@ -31,11 +31,7 @@ impl Drop for Rig {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         until("nothing of the test lives", || processes_with(&self.marker).is_empty());
-        if let Some(hierarchy) = guard::cgroup::Hierarchy::find()
-            && let Ok(root) = guard::cgroup::default_root(&hierarchy, &self.folder.join("run"))
-        {
-            guard::cgroup::remove_empty(&root);
-        }
+        guard::cgroup::remove_default_root(&self.folder.join("run"));
         // What a failed test leaves is worth a look.
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.folder);

@@ -17,7 +17,7 @@ use super::given;
 type Way = (&'static str, fn(&Ground));
 
 /// Every item of the list, in its order.
-const LIST: [(&str, &[Way]); 20] = [
+const LIST: [(&str, &[Way]); 21] = [
     (
         "names: ../x, empty, 300 characters, a line break, -rf, tricks of Unicode",
         &[("REST and gRPC", requests::names), ("quoratectl", requests::names_on_the_command_line)],
@@ -26,7 +26,11 @@ const LIST: [(&str, &[Way]); 20] = [
         "negative or absurd resources",
         &[("REST and gRPC", requests::resources), ("quoratectl", requests::resources_on_the_command_line)],
     ),
-    ("unknown template or storage", &[("REST, gRPC, quoratectl", requests::unknown_template)]),
+    ("absurd commands and environments", &[("REST and gRPC", requests::commands_and_environments)]),
+    (
+        "unknown template, storage, owner, container or member",
+        &[("REST, gRPC, quoratectl", requests::unknown_template)],
+    ),
     ("unknown fields", &[("REST, a file of quoratectl", requests::unknown_fields)]),
     ("keys given twice", &[("REST, a file of quoratectl", requests::keys_given_twice)]),
     ("text that is no request", &[("REST", requests::no_request_at_all)]),

@@ -7,9 +7,10 @@ use tests::processes::{Folder, http, request_id};
 use super::doors::{Ask, Ground, Row, block, channel, row};
 
 /// Everything that is no name, and why somebody might try it.
-fn bad_names() -> [(&'static str, String); 20] {
+fn bad_names() -> [(&'static str, String); 21] {
     [
         ("a path", "../x".into()),
+        ("two words of a path", "a/b".into()),
         ("nothing", String::new()),
         ("300 characters", "x".repeat(300)),
         ("64 characters", "x".repeat(64)),
@@ -83,6 +84,7 @@ pub fn resources(ground: &Ground) {
         row(create(resources), INVALID, reason, field)
     };
     let mib = || json!(1 << 20);
+    let brake = json!({ "enabled": true, "nodesMin": 3, "percent": 200, "quietMs": 300_000, "longestMs": 900_000 });
     ground.refuses(vec![
         of(json!(-5), mib(), "bad-value", "spec.resources.cpu_millis"),
         of(json!(100), json!(-1), "bad-value", "spec.resources.memory_bytes"),
@@ -96,12 +98,27 @@ pub fn resources(ground: &Ground) {
         of(json!(100), json!(0), "invalid", "spec.resources.memory_bytes"),
         of(json!(100), json!(u64::MAX), "invalid", "spec.resources.memory_bytes"),
         row(create(json!({ "resources": null })), INVALID, "invalid-field", "spec.resources"),
+        row(create(json!({ "resources": "much" })), INVALID, "bad-value", "spec.resources"),
         row(create(json!({ "priority": 70_000 })), INVALID, "invalid-field", "spec.priority"),
         row(create(json!({ "priority": -1 })), INVALID, "bad-value", "spec.priority"),
         row(create(json!({ "stopGraceMs": 999_999_999_u64 })), INVALID, "invalid", "spec.stop_grace_ms"),
         row(create(json!({ "restart": { "max": 1_000_000 } })), INVALID, "invalid", "spec.restart.max"),
         row(create(json!({ "annotations": { "a": "x".repeat(100_000) } })), INVALID, "invalid", "spec.annotations"),
         row(Ask::UpdateSettings(json!({ "bootGraceMs": 99_999_999 })), INVALID, "invalid", "boot_grace_ms"),
+        row(Ask::UpdateSettings(json!({ "handovers": 0 })), INVALID, "invalid", "handovers"),
+        row(Ask::UpdateSettings(json!({ "brake": brake })), INVALID, "invalid", "brake.percent"),
+    ]);
+}
+
+pub fn commands_and_environments(ground: &Ground) {
+    let words = |count: usize, size: usize| -> Value { (0..count).map(|_| Value::from("x".repeat(size))).collect() };
+    ground.refuses(vec![
+        row(create(json!({ "environment": { "A=B": "c" } })), INVALID, "invalid", "spec.environment"),
+        row(create(json!({ "environment": { "A": "b\u{0}c" } })), INVALID, "invalid", "spec.environment"),
+        row(create(json!({ "environment": { "A": 7 } })), INVALID, "bad-value", "spec.environment.A"),
+        row(create(json!({ "command": words(2_000, 1) })), INVALID, "invalid", "spec.command"),
+        row(create(json!({ "command": words(1, 100_000) })), INVALID, "invalid", "spec.command"),
+        row(create(json!({ "command": ["a\u{0}b"] })), INVALID, "invalid", "spec.command"),
     ]);
 }
 
@@ -128,6 +145,14 @@ pub fn unknown_template(ground: &Ground) {
         row(create(json!({ "storage": "nowhere" })), "NotFound", "not-found", "spec.storage"),
         row(create(json!({ "possibleOwners": ["nobody"] })), "NotFound", "not-found", "spec.possible_owners[0]"),
         row(Ask::Move(json!({ "node": "nobody" })), "NotFound", "not-found", "node"),
+        row(Ask::Rest("POST", "/v1/containers/nobody:start", json!({})), "NotFound", "not-found", "container"),
+        row(
+            Ask::Rest("POST", "/v1/cluster:transferLeader", json!({ "member": "m-9" })),
+            "NotFound",
+            "not-found",
+            "member",
+        ),
+        row(Ask::Rest("DELETE", "/v1/cluster/members/m-9", Value::Null), "NotFound", "not-found", "member"),
     ]);
     let words = ["container", "create", "other", "--template=nothing", "--storage=shared", "--memory=1MiB", "--cpu=1"];
     ground.command_refused(&words, 4, &["nothing", "template"]);
@@ -190,6 +215,8 @@ pub fn no_request_at_all(ground: &Ground) {
     let answer =
         http::raw(&ground.cluster.members[0].api, "POST", "/v1/nodes", &[("content-type", "text/xml")], b"<a/>");
     assert_eq!(answer.expect("answered").problem().0, 415);
+    let other = http::raw(&ground.cluster.members[0].api, "PUT", "/v1/nodes", &[], b"").expect("answered");
+    assert_eq!(other.header("allow").map(|allow| allow.contains("POST") && allow.contains("GET")), Some(true));
     for (verb, path, status) in [("GET", "/v1/nothing", 404), ("PUT", "/v1/nodes", 405), ("GET", "/v1/nodes/%ff", 400)]
     {
         let answer = http::raw(&ground.cluster.members[2].api, verb, path, &[], b"").expect("answered");
@@ -222,6 +249,10 @@ pub fn contradicting_owners(ground: &Ground) {
     ]);
 }
 
+/// Of a version that says nothing about its time, and with a number below the first.
+const V4: &str = "0199c3a0-7a51-4e0c-b4a2-5f0f6f1c9b1e/1";
+const V7_MINUS: &str = "0199c3a0-7a51-7e0c-b4a2-5f0f6f1c9b1e/-1";
+
 pub fn unknown_values(ground: &Ground) {
     ground.refuses(vec![
         row(create(json!({ "class": "CONTAINER_CLASS_IMPORTANT" })), INVALID, "bad-value", "spec.class"),
@@ -229,6 +260,31 @@ pub fn unknown_values(ground: &Ground) {
         row(Ask::Join(json!({ "name": "node-3", "role": "NODE_ROLE_KING" })), INVALID, "bad-value", "role"),
         row(Ask::Join(json!({ "name": "node-3", "requestId": "yesterday" })), INVALID, "invalid-field", "request_id"),
         row(Ask::AddMember(json!({ "name": "m-9" })), INVALID, "invalid-field", "address"),
+        row(
+            Ask::AddMember(json!({ "name": "m-9", "address": { "api": "nowhere", "peer": "" } })),
+            INVALID,
+            "invalid",
+            "address.peer",
+        ),
+        row(Ask::Join(json!({ "name": "node-3", "requestId": V4 })), INVALID, "invalid-field", "request_id"),
+        row(Ask::Join(json!({ "name": "node-3", "requestId": V7_MINUS })), INVALID, "invalid-field", "request_id"),
+        row(Ask::Rest("POST", "/v1/containers", json!({})), INVALID, "invalid-field", "spec"),
+        row(
+            Ask::Rest("POST", "/v1/containers", json!({ "spec": spec(json!({})), "desired": "DESIRED_STATE_DELETED" })),
+            INVALID,
+            "invalid-field",
+            "desired",
+        ),
+        row(Ask::Rest("POST", "/v1/nodes/node-1:setRole", json!({})), INVALID, "invalid-field", "role"),
+        row(
+            Ask::ConfirmDown(json!({ "incarnation": 9, "reason": "I looked" })),
+            INVALID,
+            "invalid-field",
+            "incarnation",
+        ),
+        row(Ask::RegisterStorage("far".into(), json!({})), INVALID, "invalid-field", "storage.directory"),
+        row(Ask::Rest("DELETE", "/v1/templates/plain", Value::Null), "FailedPrecondition", "in-use", ""),
+        row(Ask::Rest("DELETE", "/v1/nodes/node-1", json!({ "surprise": 1 })), INVALID, "unexpected-body", ""),
         row(Ask::ConfirmDown(json!({ "incarnation": 0 })), INVALID, "invalid-field", "reason"),
         row(
             Ask::UpdateSettings(json!({ "leaseProfile": "LEASE_PROFILE_HASTY" })),

@@ -68,6 +68,33 @@ fn sessions_are_bounded_and_the_eldest_goes_first() {
     assert_eq!(story.apply(old).outcome, Err(Rejected::RequestExpired));
 }
 
+/// A thousand years ahead, more of them than are remembered: all that was drawn by right clocks counted as forgotten.
+#[test]
+fn sessions_of_a_clock_that_is_ahead_push_out_nobody_else() {
+    let now = WallTime(1_790_000_000_000);
+    let mut story = Story::bare();
+    let settle = |story: &mut Story, at: WallTime, born: u64, number: u128| {
+        let session = SessionId::first_of(WallTime(born)).0 + number;
+        let entry = Entry { at, request: request(session, 0), command: Command::Settle };
+        let index = Revision(story.state.revision().0 + 1);
+        crate::apply(&mut story.state, index, &entry).outcome
+    };
+    let far = now.0 + 31_557_600_000_000;
+    let ahead: Vec<_> = (0..=SESSIONS as u128).map(|number| settle(&mut story, now, far, number)).collect();
+    let taken = ahead.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(taken, SESSIONS / 2);
+    assert!(matches!(ahead.last(), Some(Err(Rejected::Invalid { field: "request_id", .. }))), "{:?}", ahead.last());
+    for number in 0..=SESSIONS as u128 {
+        // Clocks are never quite equal.
+        let born = now.0 + number as u64 % 50_000;
+        assert_eq!(settle(&mut story, now, born, number << 8), Ok(Done::Nothing), "{number}");
+    }
+    assert!(story.state.sessions().horizon().expect("some went").born() <= WallTime(now.0 + 60_000));
+    assert_eq!(settle(&mut story, now, far, 0), Ok(Done::Nothing), "what was taken is remembered");
+    let then = WallTime(far);
+    assert_eq!(settle(&mut story, then, far, 1 << 40), Ok(Done::Nothing), "by then it is a session like any other");
+}
+
 #[test]
 fn clock_never_goes_back() {
     let mut story = Story::bare();
