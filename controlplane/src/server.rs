@@ -424,6 +424,7 @@ impl Server {
             meter,
             secrets: Default::default(),
             sessions: Default::default(),
+            imports: Arc::default(),
             stays_learner: Mutex::new(BTreeSet::new()),
             passing: Passing::default(),
         });

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tonic::Code;
 
 use crate::admission::Admission;
-use crate::api::agent::Sessions;
+use crate::api::sessions::Sessions;
 use crate::runtime::{Arrivals, Credentials, Handle, StoreMeter};
 use crate::secret::Secrets;
 
@@ -33,6 +33,8 @@ pub struct Seated {
     pub meter: StoreMeter,
     pub secrets: Secrets,
     pub sessions: Sessions,
+    /// Read by imports for as long as they last: nothing is discarded that is about to be registered.
+    pub imports: Arc<tokio::sync::RwLock<()>>,
     /// Members whose hello said that they do not want to vote.
     pub stays_learner: Mutex<BTreeSet<MemberId>>,
     /// Members that are being taken out, and the one that the steward is taking in.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proto::v1::event_service_client::EventServiceClient;
+use proto::v1::template_service_client::TemplateServiceClient;
 use proto::{Problem, v1};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
@@ -31,6 +32,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const PAGE: u32 = 500;
 /// Header of a stale answer.
 const STATE_AGE: &str = "quorate-state-age-ms";
+/// An import that ends so often before it began ends for another reason than a change of leader.
+const IMPORTS_IN_VAIN: u32 = 5;
 /// The reason of a member that keeps no events so old: it may have been started lately.
 const COMPACTED: &str = "compacted";
 /// The reason of a change of members that waits for the one before it, or for a voter to keep up.
@@ -147,6 +150,73 @@ impl Client {
 
     fn asking(&self) -> String {
         format!("asking {}", self.servers().join(", "))
+    }
+
+    /// Imports a template; `tell` hears how far it is, and the last message is given back. Begun anew, under the same id, when
+    /// a change of leader ends it: what is on the storage is not read again.
+    pub async fn import(
+        &self,
+        mut request: v1::ImportTemplateRequest,
+        tell: impl FnMut(&v1::ImportTemplateReply),
+    ) -> Result<v1::ImportTemplateReply, Failure> {
+        if request.request_id.is_empty() {
+            request.request_id = self.request_id();
+        }
+        let id = request.request_id.clone();
+        let call = |channel| {
+            let request = request.clone();
+            async move { TemplateServiceClient::new(channel).import(request).await }
+        };
+        self.outlast(Some(id), call, v1::ImportTemplateReply::phase, tell).await
+    }
+
+    /// Has a template read again; the same. Begun anew when a change of leader ends it.
+    pub async fn verify(
+        &self,
+        request: v1::VerifyTemplateRequest,
+        tell: impl FnMut(&v1::VerifyTemplateReply),
+    ) -> Result<v1::VerifyTemplateReply, Failure> {
+        let call = |channel| {
+            let request = request.clone();
+            async move { TemplateServiceClient::new(channel).verify(request).await }
+        };
+        self.outlast(None, call, v1::VerifyTemplateReply::phase, tell).await
+    }
+
+    /// The last message of a call that lasts, and is begun anew when it ends before.
+    async fn outlast<R, Made>(
+        &self,
+        id: Option<String>,
+        call: impl Fn(Channel) -> Made,
+        phase: impl Fn(&R) -> v1::ImportPhase,
+        mut tell: impl FnMut(&R),
+    ) -> Result<R, Failure>
+    where
+        Made: Future<Output = Result<Response<Streaming<R>>, Status>>,
+    {
+        let mut in_vain = 0;
+        loop {
+            let mut replies = self.call(id.clone(), |channel, _| call(channel)).await?;
+            let status = loop {
+                match replies.message().await {
+                    Ok(Some(reply)) if phase(&reply) == v1::ImportPhase::Done => return Ok(reply),
+                    Ok(Some(reply)) => {
+                        if !matches!(phase(&reply), v1::ImportPhase::Waiting | v1::ImportPhase::Unspecified) {
+                            in_vain = 0;
+                        }
+                        tell(&reply);
+                    }
+                    Ok(None) => break Status::unavailable("the stream ended"),
+                    Err(status) => break status,
+                }
+            };
+            let problem = Problem::from(&status);
+            in_vain += 1;
+            if outlook(&status, &problem) == Outlook::Final || in_vain == IMPORTS_IN_VAIN {
+                return Err(problem.into());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn call<R, Made>(&self, id: Option<String>, call: impl Fn(Channel, Duration) -> Made) -> Result<R, Failure>

@@ -47,6 +47,11 @@ impl Progress {
         Some(Progress(Shown::Spinner(bar)))
     }
 
+    /// Whether what is said is written over by what is said next.
+    pub fn is_written_over(&self) -> bool {
+        matches!(self.0, Shown::Spinner(_))
+    }
+
     /// What is being waited for now.
     pub fn say(&self, what: &str) {
         let what = harmless(what);

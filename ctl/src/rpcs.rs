@@ -85,6 +85,8 @@ rpcs! {
         does register(RegisterTemplateRequest) -> Change;
         does remove(RemoveTemplateRequest) -> Change;
         asks list(ListTemplatesRequest) -> ListTemplatesReply;
+        asks inventory(TemplateInventoryRequest) -> TemplateInventoryReply;
+        does discard(DiscardTemplateRequest) -> DiscardTemplateReply;
     }
     v1::storage_service_client::StorageServiceClient<Channel> {
         does register(RegisterStorageRequest) -> Change;
@@ -111,8 +113,10 @@ rpcs! {
     }
 }
 
-/// The one stream from the server; [`crate::client::Watch`] speaks it.
+/// The streams from the server; [`crate::client::Client`] speaks them.
 pub const WATCH: &str = "EventService.Watch";
+pub const IMPORT: &str = "TemplateService.Import";
+pub const VERIFY: &str = "TemplateService.Verify";
 
 macro_rules! paged {
     ($($request:ident: $items:ident;)*) => {
@@ -138,6 +142,7 @@ macro_rules! paged {
 paged! {
     ListNodesRequest: nodes;
     ListTemplatesRequest: templates;
+    TemplateInventoryRequest: templates;
     ListStoragesRequest: storages;
     ListContainersRequest: containers;
     ListEventsRequest: events;

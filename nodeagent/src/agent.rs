@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::{Config, OnShutdown};
 use crate::control::{ContainerStatus, Control, GuardStatus, Request, Status};
 use crate::drivers::guard::GuardLink;
+use crate::errands::Errands;
 use crate::guarding::{self, Guarding, GuardingError};
 use crate::hands::Driven;
 use crate::identity::{self, Identity, IdentityError};
@@ -209,7 +210,8 @@ impl Circle {
         let members = Members::new(link::hello(&identity), &seeds, inputs.clone(), pulse.clone());
         let leader = {
             let _within = threads.enter();
-            Leader::start(link::hello(&identity), seeds, inputs.clone(), pulse)
+            let errands = Errands::start(identity.node).map_err(start_error("start a thread"))?;
+            Leader::start(link::hello(&identity), seeds, inputs.clone(), pulse, errands)
         };
         // A version 4 UUID; its fixed bits keep it from being 0.
         let run = AgentRun(uuid::Uuid::new_v4().as_u64_pair().0);

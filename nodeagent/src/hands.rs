@@ -193,10 +193,13 @@ impl Driven {
         let name = spec.name.to_string();
         StartSpec {
             workload: workload_of(order),
-            command: match &*spec.command {
-                [] => vec![INIT.to_owned()],
-                command => command.iter().map(ToString::to_string).collect(),
+            command: match (&*spec.command, &*order.spec.template.defaults.command) {
+                ([], []) => vec![INIT.to_owned()],
+                ([], command) | (command, _) => command.iter().map(ToString::to_string).collect(),
             },
+            working_dir: Some(&order.spec.template.defaults.working_dir)
+                .filter(|folder| !folder.is_empty())
+                .map(ToString::to_string),
             env: self.environment(order, spec, &area),
             private_area: area,
             rootfs,
@@ -207,9 +210,11 @@ impl Driven {
         }
     }
 
-    /// The container's own words; ours are added, and nobody can pretend them.
+    /// The container's own words above its template's; ours are added, and nobody can pretend them.
     fn environment(&self, order: &StartOrder, spec: &ContainerSpec, area: &std::path::Path) -> Vec<(String, String)> {
         let mut environment: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+        let template = &order.spec.template.defaults.environment;
+        environment.extend(template.iter().map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         let ours = [
             ("QUORATE_BOOT", self.boot.to_string()),
@@ -325,10 +330,10 @@ fn rootfs_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Option<Pat
     }
 }
 
-/// Only a root file system of a template's own has an init to start where no command is given.
+/// Only a root file system of a template's own has an init to start where no command is given, here or there.
 fn check_command(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
     let has_init = runtime.name() != "process" && !spec.template.path.is_empty();
-    if spec.spec.command.is_empty() && !has_init {
+    if spec.spec.command.is_empty() && spec.template.defaults.command.is_empty() && !has_init {
         return Err(format!("it has no command, and with runtime {} its template has no init", runtime.name()));
     }
     Ok(())

@@ -8,6 +8,8 @@ pub mod agent;
 pub mod link;
 pub mod work;
 pub mod hands;
+pub mod errands;
+mod copies;
 pub mod guarding;
 pub mod journal;
 pub mod control;

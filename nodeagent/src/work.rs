@@ -367,6 +367,8 @@ mod tests {
             kind: TemplateKind::Os,
             path: "".into(),
             registered: Revision(1),
+            bytes: 0,
+            defaults: Default::default(),
         };
         let storage =
             Storage { name: name(), kind: StorageKind::Directory { path: "/".into() }, registered: Revision(1) };

@@ -5,15 +5,11 @@
 //! types: it checks once, and nothing behind it is optional that is required.
 
 pub mod convert;
+pub mod level;
 pub mod log;
 pub mod snapshot;
 
-/// The most this build can read of logs and snapshots. Raised with every change of their meaning.
-pub const FEATURE_LEVEL: u32 = 2;
-/// What it writes: the lowest level at which everything is understood …
-const WRITTEN_LEVEL: u32 = 1;
-/// … and of a cluster that was recovered: generations have ids, and fencing begins by recovery.
-const RECOVERED_LEVEL: u32 = 2;
+pub use level::FEATURE_LEVEL;
 
 /// Errs for what a newer version wrote: to apply the part that is understood would make members differ.
 fn readable(feature_level: u32) -> Result<(), convert::ConvertError> {

@@ -2,8 +2,8 @@
 //! In: `cluster::State`. Out: pieces of bytes in order; a reader takes them back in pieces of any size.
 //! Absent: no file, no compression, no hash of the bytes; whoever stores or sends a snapshot adds those.
 //!
-//! A reader accepts a snapshot only whole: header first, end last. What its own level wrote must also hash to what the end
-//! says; an older level hashed less than there is now.
+//! A reader accepts a snapshot only whole: header first, end last. It must also hash to what the end says, unless it is
+//! of a level from before states hashed as they do now.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use prost::Message;
 use prost::bytes::{Buf, Bytes, BytesMut};
 
 use crate::convert::{ConvertError, generation, generation_id, outcome, part, wide, wide_bytes};
+use crate::level;
 use crate::log::DecodeError;
 use crate::wire::{self, brake, snapshot_record::Record};
 
@@ -87,7 +88,7 @@ fn header(truth: &Truth) -> wire::SnapshotHeader {
         Brake::On { since, silent, of } => brake::Brake::On(brake::On { since: since.0, silent, of }),
     };
     wire::SnapshotHeader {
-        feature_level: if generation.id == 0 { crate::WRITTEN_LEVEL } else { crate::RECOVERED_LEVEL },
+        feature_level: level::of_state(truth),
         cluster: wide_bytes(cluster.0),
         generation: generation.number,
         generation_id: generation_id(*generation),
@@ -149,7 +150,7 @@ impl Reader {
         let state = State::restore(truth);
         let said = StateHash(wide("end.state_hash", &end.state_hash)?);
         let differs = state.hash() != said && !planted!("snapshot-without-its-hash");
-        if self.feature_level <= crate::FEATURE_LEVEL && differs {
+        if self.feature_level >= level::HASHES && differs {
             return Err(damage("end.state_hash", format!("is {said}, but what was read makes {}", state.hash())).into());
         }
         Ok(state)

@@ -36,6 +36,29 @@ impl TemplateService for Mirror {
         Ok(Reply::new(v1::Change { revision: template.name.len() as u64 }))
     }
 
+    type ImportStream = tokio_stream::Empty<Result<v1::ImportTemplateReply, Status>>;
+
+    async fn import(&self, _: Call<v1::ImportTemplateRequest>) -> Result<Reply<Self::ImportStream>, Status> {
+        Ok(Reply::new(tokio_stream::empty()))
+    }
+
+    type VerifyStream = tokio_stream::Empty<Result<v1::VerifyTemplateReply, Status>>;
+
+    async fn verify(&self, _: Call<v1::VerifyTemplateRequest>) -> Result<Reply<Self::VerifyStream>, Status> {
+        Ok(Reply::new(tokio_stream::empty()))
+    }
+
+    async fn inventory(
+        &self,
+        _: Call<v1::TemplateInventoryRequest>,
+    ) -> Result<Reply<v1::TemplateInventoryReply>, Status> {
+        Ok(Reply::new(v1::TemplateInventoryReply::default()))
+    }
+
+    async fn discard(&self, _: Call<v1::DiscardTemplateRequest>) -> Result<Reply<v1::DiscardTemplateReply>, Status> {
+        Ok(Reply::new(v1::DiscardTemplateReply::default()))
+    }
+
     async fn remove(&self, call: Call<v1::RemoveTemplateRequest>) -> Result<Reply<v1::Change>, Status> {
         change(call.into_inner())
     }

@@ -228,6 +228,57 @@ fn drain_and_leave_move_everything_without_a_fence() {
 }
 
 #[test]
+fn a_template_is_imported_once_and_containers_run_from_it_on_every_node() {
+    tell("a_template_is_imported_once_and_containers_run_from_it_on_every_node", |lab| {
+        let shared = lab.dir.join("shared");
+        let tree = shared.join("templates/demo").display().to_string();
+        let archive = shared.join("demo.tar").display().to_string();
+        let packed = Command::new("tar").args(["-C", &tree, "-cf", &archive, "."]).status().expect("tar runs");
+        assert!(packed.success());
+        let import = |name: &str, source: &str, more: &[&str]| {
+            let words = ["template", "import", name, "--storage", "shared", "--from", source];
+            lab.try_ctl(&[&words, more].concat())
+        };
+        let began = now_ns();
+        let first = import("packed", &archive, &["--node", "node-1"]).expect("it is imported");
+        println!("imported {} bytes in {} ms", first["template"]["bytes"], (now_ns() - began) / 1_000_000);
+        assert_eq!((&first["node"], &first["wasThere"]), (&"node-1".into(), &false.into()));
+        // The same from a folder, on another node: the same digest, and nothing is written twice.
+        let again = import("copied", &tree, &["--node", "node-2"]).expect("it is imported");
+        assert_eq!(again["wasThere"], true, "{again}");
+        assert_eq!(again["template"]["digest"], first["template"]["digest"]);
+
+        let kept = || (listed(&shared.join("templates")), lab.ctl(&["template", "list"])["templates"].clone());
+        let before = kept();
+        let wrong = format!("sha256:{}", "0".repeat(64));
+        let refused = import("wrong", &archive, &["--digest", &wrong]).expect_err("another digest was expected");
+        assert!(refused.contains("has digest sha256:"), "{refused}");
+        let bad = shared.join("bad.tar");
+        let whole = std::fs::read(&archive).expect("an archive");
+        std::fs::write(&bad, &whole[..whole.len() / 2]).expect("room");
+        let refused = import("bad", &bad.display().to_string(), &[]).expect_err("the archive was cut");
+        assert!(refused.contains("damaged"), "{refused}");
+        assert_eq!(kept(), before, "what was refused changed nothing");
+
+        for node in ["node-1", "node-3"] {
+            let names = lab.run_from("packed", node, &format!("of-{node}"), 1);
+            lab.assert_single_runner(&names);
+        }
+        let refused = lab.try_ctl(&["template", "remove", "packed"]).expect_err("containers use it");
+        assert!(refused.contains("2 containers"), "{refused}");
+        lab.ctl(&["template", "remove", "copied"]);
+    });
+}
+
+/// Names in a folder, in order.
+fn listed(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
 fn a_lab_that_is_killed_leaves_nothing() {
     tell_until("a_lab_that_is_killed_leaves_nothing", End::Killed, |lab| {
         lab.run_on("node-1", "c", 2);

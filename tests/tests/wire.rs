@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
 use prost::Message;
 use prost::bytes::Bytes;
-use proto::wire::{self, from_agent, heartbeat_down, heartbeat_up, peer_message, snapshot_chunk, to_agent};
+use proto::wire::{
+    self, errand, errand_word, from_agent, heartbeat_down, heartbeat_up, peer_message, snapshot_chunk, to_agent,
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -122,6 +124,30 @@ fn beats_down() -> Vec<heartbeat_down::Message> {
 fn agent_says() -> Vec<from_agent::Message> {
     let mut all = vec![from_agent::Message::Hello(agent_hello())];
     all.extend(samples::to_leader().iter().filter_map(|said| wire::FromAgent::from(said).message));
+    let word = |word| from_agent::Message::Errand(wire::ErrandWord { errand: 7, word: Some(word) });
+    let progress =
+        wire::ErrandProgress { phase: wire::ErrandPhase::Reading.into(), bytes: 300, bytes_total: 4096, entries: 9 };
+    let imported = wire::TemplateImported {
+        digest: "sha256:ab".into(),
+        path: "templates/sha256-ab/rootfs".into(),
+        bytes: 300,
+        command: vec!["/init".into()],
+        environment: vec!["LANG=C".into()],
+        working_dir: "/srv".into(),
+        notes: vec!["left out: x".into()],
+        was_there: true,
+    };
+    let failed = wire::ErrandFailed { reason: "bad-archive".into(), text: "entry".into() };
+    all.push(word(errand_word::Word::Progress(progress)));
+    all.push(word(errand_word::Word::Imported(imported)));
+    all.push(word(errand_word::Word::Failed(failed)));
+    let found = wire::TemplateFound {
+        presence: wire::TemplatePresence::Damaged.into(),
+        bytes: 300,
+        claim: "ab/1".into(),
+        problem: "etc/hosts is changed".into(),
+    };
+    all.push(word(errand_word::Word::Templates(wire::TemplatesFound { found: vec![found] })));
     all
 }
 
@@ -146,6 +172,32 @@ fn agent_hears() -> Vec<to_agent::Message> {
         })
         .collect();
     all.extend(again);
+    let import = wire::ImportTemplate {
+        source: "/srv/a.tar".into(),
+        storage_path: "/srv/quorate".into(),
+        digest: "sha256:ab".into(),
+        plain_http: true,
+        set_id: wire::TemplateTreatment::Refuse.into(),
+        capabilities: wire::TemplateTreatment::LeaveOut.into(),
+        devices: wire::TemplateTreatment::LeaveOut.into(),
+        fifos: wire::TemplateTreatment::Refuse.into(),
+        claim: "ab/1".into(),
+    };
+    let place = wire::TemplatePlace {
+        storage_path: "/srv/quorate".into(),
+        path: "templates/sha256-ab/rootfs".into(),
+        digest: "sha256:ab".into(),
+        claim: "ab/1".into(),
+    };
+    let places = || wire::TemplatePlaces { places: vec![place.clone()] };
+    let errands = [
+        errand::What::ImportTemplate(import),
+        errand::What::SurveyTemplates(places()),
+        errand::What::VerifyTemplates(places()),
+        errand::What::DiscardTemplates(places()),
+    ];
+    all.extend(errands.map(|what| To::Errand(wire::Errand { id: 7, what: Some(what) })));
+    all.push(To::CancelErrand(7));
     all
 }
 
@@ -205,11 +257,12 @@ kinds! {
     heartbeat_down::Message { Reply => "reply", Refused => "refused" }
     from_agent::Message {
         Hello => "hello", Register => "register", Report => "report", Ended => "ended", TermsInForce => "terms_in_force",
-        Holding => "holding", ClassChanged => "class_changed",
+        Holding => "holding", ClassChanged => "class_changed", Errand => "errand",
     }
     to_agent::Message {
         Welcome => "welcome", Registered => "registered", NotRegistered => "not_registered", Desired => "desired",
         VoidIncarnation => "void_incarnation", NotLeader => "not_leader", Refused => "refused", PleaseLeave => "please_leave",
+        Errand => "errand", CancelErrand => "cancel_errand",
     }
     peer_message::Message {
         Hello => "hello", Raft => "raft", YouLostData => "you_lost_data", AskAges => "ask_ages", Ages => "ages",

@@ -15,7 +15,7 @@ use crate::model::lease::LeaseTerms;
 use crate::model::node::{NodeFacts, Role};
 use crate::model::settings::Settings;
 use crate::model::storage::StorageKind;
-use crate::model::template::TemplateKind;
+use crate::model::template::{TemplateDefaults, TemplateKind};
 use crate::model::time::WallTime;
 
 /// One normal entry of the log.
@@ -177,6 +177,9 @@ pub enum Command {
         digest: Arc<str>,
         kind: TemplateKind,
         path: Arc<str>,
+        /// Of all its files' content; 0 where nobody counted them.
+        bytes: u64,
+        defaults: Arc<TemplateDefaults>,
     },
     RemoveTemplate {
         name: Name,

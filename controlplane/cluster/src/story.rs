@@ -97,6 +97,8 @@ impl Story {
             digest: "".into(),
             kind: TemplateKind::Os,
             path: "".into(),
+            bytes: 0,
+            defaults: Default::default(),
         });
         let kind = StorageKind::Directory { path: "/srv/shared".into() };
         story.done(Command::RegisterStorage { name: name("shared"), kind });

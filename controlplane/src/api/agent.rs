@@ -3,9 +3,8 @@
 //! Who speaks is decided once, by the hello; a heartbeat for another node is refused and ends the stream.
 //! No task and no queue of its own per stream: the stream of answers reads what comes in whenever it is polled.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use cluster::NodeId;
@@ -15,13 +14,13 @@ use proto::wire::agents_client::AgentsClient;
 use proto::wire::agents_server::Agents;
 use proto::wire::{self, from_agent, heartbeat_down, heartbeat_up, to_agent};
 use proto::{Problem, v1};
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::door::{Door, Failure, HOP, Identity, Manners, leader, mark};
 use super::error::{self, status};
 use super::nodes;
+use super::sessions::Entered;
 use crate::runtime::{OpenLink, Outflow, View, outlet, wire::wide};
 use crate::secret::Secret;
 use crate::standing::Seated;
@@ -33,35 +32,6 @@ const SESSION_QUEUE: usize = 64;
 
 #[derive(Clone)]
 pub struct AgentDoor(pub Door);
-
-/// The sessions that are open, for what an operator asks of an agent directly.
-#[derive(Default)]
-pub struct Sessions(Mutex<HashMap<NodeId, mpsc::Sender<()>>>);
-
-impl Sessions {
-    /// Whether there was an agent to ask.
-    pub fn ask_to_leave(&self, node: NodeId) -> bool {
-        self.open().get(&node).is_some_and(|session| session.try_send(()).is_ok())
-    }
-
-    fn enter(&self, node: NodeId) -> mpsc::Receiver<()> {
-        let (asked, asks) = mpsc::channel(1);
-        self.open().insert(node, asked);
-        asks
-    }
-
-    /// A later session of the same node keeps its place.
-    fn leave(&self, node: NodeId) {
-        let mut open = self.open();
-        if open.get(&node).is_some_and(mpsc::Sender::is_closed) {
-            open.remove(&node);
-        }
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<NodeId, mpsc::Sender<()>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -148,13 +118,13 @@ impl Agents for AgentDoor {
             return Ok(Response::new(only(to_agent::Message::NotLeader(not_leader(&view)))));
         }
         let (out, orders) = outlet(SESSION_QUEUE);
-        let asks = seated.sessions.enter(node);
+        let entered = seated.sessions.enter(node, hello.feature_level);
         let link = seated.handle.open_session(node, seated.credentials.generation, out);
         let welcome = wire::AgentWelcome { member: seated.handle.id.0 };
         Ok(Response::new(Box::pin(Session {
             incoming,
             orders,
-            asks,
+            entered,
             link,
             node,
             seated,
@@ -278,7 +248,7 @@ impl Stream for Beats {
 struct Session {
     incoming: Streaming<wire::FromAgent>,
     orders: Outflow<ToAgent>,
-    asks: mpsc::Receiver<()>,
+    entered: Entered,
     link: OpenLink,
     node: NodeId,
     seated: Arc<Seated>,
@@ -288,6 +258,10 @@ struct Session {
 
 impl Session {
     fn take(&self, message: wire::FromAgent) -> Result<(), Problem> {
+        if let Some(from_agent::Message::Errand(word)) = message.message {
+            self.entered.said(word);
+            return Ok(());
+        }
         let said = ToLeader::try_from(message)?;
         match &said {
             ToLeader::Register(registration) if registration.node != self.node => {
@@ -322,9 +296,8 @@ impl Stream for Session {
                 return self.last(to_agent::Message::Refused(refused(&problem)));
             }
         }
-        if let Poll::Ready(Some(())) = self.asks.poll_recv(cx) {
-            let leave = to_agent::Message::PleaseLeave(wire::Nothing {});
-            return Poll::Ready(Some(Ok(wire::ToAgent { message: Some(leave) })));
+        if let Poll::Ready(Some(asked)) = self.entered.asks.poll_recv(cx) {
+            return Poll::Ready(Some(Ok(wire::ToAgent { message: Some(asked) })));
         }
         match ready!(self.orders.poll(cx)) {
             Some(order) => Poll::Ready(Some(Ok(wire::ToAgent::from(&order)))),
@@ -334,12 +307,5 @@ impl Stream for Session {
                 self.last(to_agent::Message::NotLeader(not_leader(&view)))
             }
         }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.asks.close();
-        self.seated.sessions.leave(self.node);
     }
 }

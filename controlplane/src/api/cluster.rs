@@ -224,6 +224,7 @@ fn seated_shown(seated: &Seated) -> v1::StatusReply {
         ..v1::StatusReply::default()
     };
     let Some(state) = &view.state else { return reply };
+    reply.feature_level = seated.handle.levels().common(state);
     let sight = sight(&seated.handle);
     let member = |member: &Arc<Member>| v1::Member {
         reachable: seated.handle.reaches(member.id),

@@ -424,7 +424,7 @@ async fn look_again<Q: Mutation>(
 }
 
 /// What became of this request the first time.
-fn recall(state: &State, id: RequestId) -> Option<Applied> {
+pub fn recall(state: &State, id: RequestId) -> Option<Applied> {
     let (_, session) = state.sessions().iter().find(|(session, _)| **session == id.session)?;
     let remembered = session.results.get(&id.sequence)?;
     let (revision, outcome) = (remembered.revision, remembered.outcome.clone());

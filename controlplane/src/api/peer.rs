@@ -45,6 +45,7 @@ impl PeerDoor {
 fn check(seated: &Seated, hello: &wire::PeerHello) -> Result<Hello, Unwelcome> {
     let view = seated.handle.view();
     let who = seated.credentials.check(hello, view.state.as_ref())?;
+    seated.handle.levels().heard(who.member, hello.feature_level);
     let mut stays = seated.stays_learner.lock().unwrap_or_else(PoisonError::into_inner);
     if hello.learner {
         stays.insert(who.member);

@@ -5,9 +5,10 @@ use proto::v1;
 use proto::v1::template_service_server::TemplateService;
 use tonic::{Request, Response, Status};
 
-use super::change;
 use super::door::Door;
+use super::imports::{self, Replies};
 use super::page::Page;
+use super::{change, copies};
 
 #[derive(Clone)]
 pub struct Templates(pub Door);
@@ -16,6 +17,32 @@ pub struct Templates(pub Door);
 impl TemplateService for Templates {
     async fn register(&self, call: Request<v1::RegisterTemplateRequest>) -> Result<Response<v1::Change>, Status> {
         self.0.mutate(call, "/quorate.v1.TemplateService/Register", change).await
+    }
+
+    type ImportStream = Replies;
+
+    async fn import(&self, call: Request<v1::ImportTemplateRequest>) -> Result<Response<Replies>, Status> {
+        imports::import(&self.0, call).await
+    }
+
+    type VerifyStream = copies::Replies;
+
+    async fn verify(&self, call: Request<v1::VerifyTemplateRequest>) -> Result<Response<copies::Replies>, Status> {
+        copies::verify(&self.0, call).await
+    }
+
+    async fn inventory(
+        &self,
+        call: Request<v1::TemplateInventoryRequest>,
+    ) -> Result<Response<v1::TemplateInventoryReply>, Status> {
+        copies::inventory(&self.0, call).await
+    }
+
+    async fn discard(
+        &self,
+        call: Request<v1::DiscardTemplateRequest>,
+    ) -> Result<Response<v1::DiscardTemplateReply>, Status> {
+        copies::discard(&self.0, call).await
     }
 
     async fn remove(&self, call: Request<v1::RemoveTemplateRequest>) -> Result<Response<v1::Change>, Status> {

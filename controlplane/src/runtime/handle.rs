@@ -97,7 +97,39 @@ pub struct Handle {
     status: watch::Receiver<Arc<Status>>,
     links: Arc<AtomicU64>,
     reach: Reach,
+    levels: Levels,
     beats: Arc<Beats>,
+}
+
+/// The feature level that each member said it reads.
+#[derive(Clone, Default)]
+pub struct Levels(Arc<Mutex<BTreeMap<MemberId, u32>>>);
+
+impl Levels {
+    pub fn heard(&self, member: MemberId, level: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(member, level);
+    }
+
+    /// What every member of `state` reads. One that was not heard of holds nobody up: if it is of an older version, it
+    /// stops when it comes, and says so.
+    pub fn common(&self, state: &State) -> u32 {
+        let levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = state.members().filter_map(|member| levels.get(&member.id).copied());
+        heard.fold(proto::FEATURE_LEVEL, u32::min)
+    }
+
+    /// Errs with who could not read what is of that level.
+    pub fn ensure(&self, state: &State, level: u32) -> Result<(), ProposeError> {
+        let levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reads = |member: &MemberId| levels.get(member).is_none_or(|reads| *reads >= level);
+        match state.members().find(|member| !reads(&member.id)) {
+            None => Ok(()),
+            Some(older) => Err(ProposeError::Refused(format!(
+                "{} is of an older version, which cannot read this: upgrade it first, or remove it",
+                older.name
+            ))),
+        }
+    }
 }
 
 /// Which members this one has a living stream to.
@@ -129,14 +161,16 @@ impl Handle {
         view: watch::Receiver<Arc<View>>,
         status: watch::Receiver<Arc<Status>>,
     ) -> Handle {
-        let (links, reach, beats) = (Arc::default(), Reach::default(), Arc::default());
-        Handle { id, events, letters, waiting, view, status, links, reach, beats }
+        let (links, reach, levels, beats) = (Arc::default(), Reach::default(), Levels::default(), Arc::default());
+        Handle { id, events, letters, waiting, view, status, links, reach, levels, beats }
     }
 
     /// Puts `command` into the log and waits until it is applied here.
     /// Errs with `Lost` when the outcome is unknown: ask again with the same request id.
+    /// With `Refused` when a member is of a version that cannot read it.
     pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Applied, ProposeError> {
         self.admit()?;
+        self.readable(&command)?;
         let (reply, answer) = oneshot::channel();
         self.post(Letter::Propose { request, command, reply: Reply::One(reply) });
         applied(answer.await.map_err(|_| gone())?)
@@ -151,6 +185,7 @@ impl Handle {
         number: u64,
     ) -> Result<(), ProposeError> {
         self.admit()?;
+        self.readable(&command)?;
         self.post(Letter::Propose { request, command, reply: Reply::Many(answers.clone(), number) });
         Ok(())
     }
@@ -212,6 +247,17 @@ impl Handle {
     /// Whether streams to `member` are up; always to itself. A frozen peer is noticed within four seconds.
     pub fn reaches(&self, member: MemberId) -> bool {
         member == self.id || self.reach.reaches(member)
+    }
+
+    /// What members said they read.
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+
+    fn readable(&self, command: &Command) -> Result<(), ProposeError> {
+        let view = self.view.borrow();
+        let Some(state) = view.state.as_ref().filter(|_| view.leads) else { return Ok(()) };
+        self.levels.ensure(state, proto::level::of_command(command))
     }
 
     pub(super) fn reach(&self) -> &Reach {
@@ -300,5 +346,41 @@ fn done(answer: Answer) -> Result<(), ProposeError> {
         Answer::Done | Answer::Applied(_) => Ok(()),
         Answer::Failed(error) => Err(error),
         Answer::State(_) => Err(ProposeError::Refused("not the answer to a change of membership".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::{Bootstrap, ClusterId, Member, Name, Revision, SecretHash, Settings};
+
+    use super::*;
+
+    fn cluster_of(members: &[u64]) -> State {
+        let member = |id: &u64| Member {
+            id: MemberId(*id),
+            name: Name::new(&format!("m-{id}")).expect("a name"),
+            peer_address: "".into(),
+            api_address: "".into(),
+            secret: SecretHash(0),
+            added: Revision(0),
+        };
+        let members = members.iter().map(member).collect();
+        State::bootstrap(Bootstrap { cluster: ClusterId(1), settings: Settings::default(), members })
+    }
+
+    #[test]
+    fn nothing_is_written_that_a_member_said_it_cannot_read() {
+        let (levels, state) = (Levels::default(), cluster_of(&[1, 2]));
+        let newest = proto::FEATURE_LEVEL;
+        // One nobody has heard of holds nobody up.
+        assert_eq!((levels.ensure(&state, newest), levels.common(&state)), (Ok(()), newest));
+        levels.heard(MemberId(2), newest - 1);
+        let Err(ProposeError::Refused(text)) = levels.ensure(&state, newest) else { panic!("not refused") };
+        assert!(text.starts_with("m-2 is of an older version"), "{text}");
+        assert_eq!((levels.ensure(&state, newest - 1), levels.common(&state)), (Ok(()), newest - 1));
+        // Upgraded, or taken out.
+        assert_eq!(levels.ensure(&cluster_of(&[1]), newest), Ok(()));
+        levels.heard(MemberId(2), newest);
+        assert_eq!((levels.ensure(&state, newest), levels.common(&state)), (Ok(()), newest));
     }
 }

@@ -2,6 +2,7 @@
 
 use controlplane::runtime::STREAM;
 use proto::v1;
+use proto::v1::template_service_client::TemplateServiceClient;
 use proto::wire::agents_client::AgentsClient;
 use proto::wire::peers_client::PeersClient;
 use proto::wire::{self, from_agent, heartbeat_down, heartbeat_up, peer_message, to_agent};
@@ -9,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::support::{TestMember, id, roles, single, three, until};
+use crate::support::{TestMember, furnish, id, reason, roles, single, three, until};
 
 fn inner(member: &TestMember) -> Channel {
     Channel::from_shared(format!("http://{}", member.peer)).expect("an address").connect_lazy()
@@ -133,6 +134,37 @@ async fn an_agent_is_sent_to_the_leader_and_registers_there() {
             Some(to_agent::Message::Desired(_)) => {}
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_an_older_version_is_not_asked_what_it_does_not_know() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let member = single(dir.path()).await;
+    furnish(&member, "web").await;
+    for (name, feature_level) in [("older", proto::level::TEMPLATES - 1), ("today", proto::FEATURE_LEVEL)] {
+        let hello = wire::AgentHello { feature_level, ..joined(&member, name).await };
+        let (_out, mut answers) = open_session(&member, hello).await;
+        let welcome = answers.message().await.expect("whole").and_then(|answer| answer.message);
+        assert!(matches!(welcome, Some(to_agent::Message::Welcome(_))), "{welcome:?}");
+        let request = v1::ImportTemplateRequest {
+            request_id: id(),
+            name: "debian-12".into(),
+            source: "/srv/debian-12.tar".into(),
+            storage: "shared".into(),
+            node: name.into(),
+            ..v1::ImportTemplateRequest::default()
+        };
+        let imported = TemplateServiceClient::new(member.channel()).import(request).await;
+        if name == "older" {
+            let refused = imported.expect_err("refused");
+            assert_eq!(reason(&refused), "agent-too-old", "{refused}");
+            assert!(refused.message().contains("older version"), "{refused}");
+            continue;
+        }
+        let _waiting = imported.expect("asked");
+        let order = answers.message().await.expect("whole").and_then(|answer| answer.message);
+        assert!(matches!(&order, Some(to_agent::Message::Errand(_))), "{order:?}");
     }
 }
 

@@ -28,8 +28,12 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("node confirm-down n --reason seen --incarnation 1 --i-verified", &["NodeService.ConfirmDown"]),
     ("node remove n", &["NodeService.Remove"]),
     ("template register t", &["TemplateService.Register"]),
-    ("template list", &["TemplateService.List"]),
-    ("template remove t", &["TemplateService.Remove"]),
+    ("template import t --from /srv/t.tar --storage s", &[IMPORT]),
+    ("template list", &["TemplateService.List", "TemplateService.Inventory"]),
+    ("template show t", &["TemplateService.List", "TemplateService.Inventory"]),
+    ("template verify t", &[VERIFY]),
+    ("template remove t", &["TemplateService.List", "TemplateService.Remove"]),
+    ("template discard sha256:0", &["TemplateService.Discard"]),
     ("storage register s --directory /srv", &["StorageService.Register"]),
     ("storage list", &["StorageService.List"]),
     ("storage remove s", &["StorageService.Remove"]),
@@ -55,6 +59,8 @@ pub const VERBS: &[(&str, &[&str])] = &[
 ];
 
 const WATCH: &str = crate::rpcs::WATCH;
+const IMPORT: &str = crate::rpcs::IMPORT;
+const VERIFY: &str = crate::rpcs::VERIFY;
 
 /// Every method some verb calls, as `NodeService.Drain`, in order, once.
 pub fn called() -> Vec<&'static str> {

@@ -82,6 +82,7 @@ impl OciRuntime {
             command: vec!["/bin/true".to_owned()],
             env: Vec::new(),
             private_area: &area,
+            working_dir: DATA,
             hostname: "proof",
             cgroups_path: cgroups_path(greeting, &place.id),
             resources: resources(greeting, 0, 0),
@@ -124,6 +125,7 @@ impl OciRuntime {
             command: spec.command.clone(),
             env: environment(spec),
             private_area: &spec.private_area,
+            working_dir: spec.working_dir.as_deref().unwrap_or(DATA),
             hostname: &spec.hostname,
             cgroups_path: cgroups_path(&greeting, &place.id),
             resources: resources(&greeting, spec.cpu_millis, spec.memory_bytes),
@@ -385,6 +387,7 @@ struct Bundle<'a> {
     command: Vec<String>,
     env: Vec<String>,
     private_area: &'a Path,
+    working_dir: &'a str,
     hostname: &'a str,
     cgroups_path: Option<PathBuf>,
     resources: Option<LinuxResources>,
@@ -406,7 +409,7 @@ impl Bundle<'_> {
             .user(UserBuilder::default().uid(0u32).gid(0u32).build()?)
             .args(self.command)
             .env(self.env)
-            .cwd(DATA)
+            .cwd(self.working_dir)
             .capabilities(capabilities)
             .no_new_privileges(true)
             .build()?;

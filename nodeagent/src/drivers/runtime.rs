@@ -40,6 +40,8 @@ pub struct StartSpec {
     pub env: Vec<(String, String)>,
     /// Exists and is claimed. `process` starts in it; `oci` binds it to /data.
     pub private_area: PathBuf,
+    /// Where it starts in its root file system; `None` is the private area. `process` always starts there.
+    pub working_dir: Option<String>,
     /// Root file system of the template; `None` is the node's own.
     pub rootfs: Option<PathBuf>,
     /// 0 is no limit.

@@ -1,6 +1,7 @@
 //! The session with the leader: finds it, opens with id and secret, says what the mind says, hears what it wants.
 //! Everybody who might lead is asked at once and the first to say welcome is it: a dead member costs no time.
 //! While the leader owes answers to heartbeats, the others are asked already, and the session moves when one of them leads.
+//! Errands go to their own thread, and end with the session.
 //! Absent: no memory of what was said; the mind repeats it to the next leader.
 
 use std::collections::BTreeSet;
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{LinkError, PAUSE_FIRST, Pause, Pulse, connect, endpoint};
+use crate::errands::{Errands, OfSession};
 
 /// From the opening to the welcome.
 const WELCOME_WITHIN: Duration = Duration::from_millis(1_000);
@@ -53,12 +55,13 @@ impl Leader {
         seeds: impl IntoIterator<Item = String>,
         inputs: mpsc::UnboundedSender<Input>,
         pulse: Pulse,
+        errands: Errands,
     ) -> Leader {
         let (orders, receiver) = mpsc::unbounded_channel();
         let (candidates, receive_candidates) = watch::channel(seeds.into_iter().collect());
         let (say_where, at) = watch::channel(None);
         let seeker = Seeker { hello, candidates: receive_candidates, pulse };
-        tokio::spawn(attend(seeker, receiver, inputs, say_where));
+        tokio::spawn(attend(seeker, receiver, inputs, say_where, errands));
         Leader { orders, candidates, at }
     }
 
@@ -110,6 +113,7 @@ async fn attend(
     mut orders: mpsc::UnboundedReceiver<Order>,
     inputs: mpsc::UnboundedSender<Input>,
     say_where: watch::Sender<Option<String>>,
+    errands: Errands,
 ) {
     let mut pause = Pause::new();
     loop {
@@ -128,7 +132,9 @@ async fn attend(
             say_where.send_replace(Some(session.address.clone()));
             let _ = inputs.send(Input::LeaderConnected { member: session.member });
             let welcome = Instant::now();
-            let next = hold(&seeker, session, &mut orders, &inputs).await;
+            let errands = errands.of_session(session.words.clone());
+            let next = hold(&seeker, session, &mut orders, &inputs, &errands).await;
+            drop(errands);
             let _ = inputs.send(Input::LeaderLost);
             match next {
                 Next::Move(other) => session = other,
@@ -156,6 +162,7 @@ async fn hold(
     mut session: Box<Session>,
     orders: &mut mpsc::UnboundedReceiver<Order>,
     inputs: &mpsc::UnboundedSender<Input>,
+    errands: &OfSession,
 ) -> Next {
     // The welcome was a sign of life: what was owed before it, as after a cut that has healed, is no reason for doubt.
     let mut look = interval_at(Instant::now() + DOUBT_AFTER, LOOK_EVERY);
@@ -166,7 +173,9 @@ async fn hold(
     let error = loop {
         tokio::select! {
             message = session.incoming.message() => match hear(&session.address, message) {
-                Ok(input) => drop(inputs.send(input)),
+                Ok(Heard::Mind(input)) => drop(inputs.send(*input)),
+                Ok(Heard::Errand(errand)) => errands.take(errand),
+                Ok(Heard::Cancel(errand)) => errands.cancel(errand),
                 Err(error) => break error,
             },
             order = orders.recv() => match order {
@@ -186,20 +195,29 @@ async fn hold(
     Next::Seek
 }
 
-fn hear(address: &str, message: Result<Option<wire::ToAgent>, tonic::Status>) -> Result<Input, LinkError> {
+/// For whom a message is.
+enum Heard {
+    Mind(Box<Input>),
+    Errand(wire::Errand),
+    Cancel(u64),
+}
+
+fn hear(address: &str, message: Result<Option<wire::ToAgent>, tonic::Status>) -> Result<Heard, LinkError> {
     let address = || address.to_owned();
     let said = message
         .map_err(|status| LinkError::call("hear from", &address(), status))?
         .ok_or_else(|| LinkError::Closed { address: address() })?;
     match said.message {
-        Some(to_agent::Message::PleaseLeave(_)) => Ok(Input::Leave),
+        Some(to_agent::Message::PleaseLeave(_)) => Ok(Heard::Mind(Box::new(Input::Leave))),
+        Some(to_agent::Message::Errand(errand)) => Ok(Heard::Errand(errand)),
+        Some(to_agent::Message::CancelErrand(errand)) => Ok(Heard::Cancel(errand)),
         Some(to_agent::Message::Refused(refused)) => {
             Err(LinkError::Refused { address: address(), reason: refused.reason, text: refused.text })
         }
         Some(to_agent::Message::NotLeader(_)) => Err(LinkError::Closed { address: address() }),
         _ => {
             let said = ToAgent::try_from(said).map_err(|source| LinkError::Words { address: address(), source })?;
-            Ok(Input::FromLeader(said))
+            Ok(Heard::Mind(Box::new(Input::FromLeader(said))))
         }
     }
 }

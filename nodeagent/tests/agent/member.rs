@@ -118,6 +118,8 @@ impl Shared {
                 kind: TemplateKind::Os,
                 path: "".into(),
                 registered: Revision(1),
+                bytes: 0,
+                defaults: Default::default(),
             }),
             storage: Arc::new(Storage {
                 name: Name::new("share").expect("good"),

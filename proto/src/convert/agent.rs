@@ -166,6 +166,9 @@ impl TryFrom<wire::FromAgent> for ToLeader {
             from_agent::Message::Hello(_) => {
                 return Err(ConvertError::invalid("hello", "comes first on a stream, and only once"));
             }
+            from_agent::Message::Errand(_) => {
+                return Err(ConvertError::invalid("errand", "is for whoever waits for it, not for the leader's mind"));
+            }
             from_agent::Message::Register(registration) => {
                 let registration: Registration = part("register", Some(registration))?;
                 ToLeader::Register(Box::new(registration))
@@ -238,7 +241,9 @@ impl TryFrom<wire::ToAgent> for ToAgent {
             to_agent::Message::Welcome(_)
             | to_agent::Message::NotLeader(_)
             | to_agent::Message::Refused(_)
-            | to_agent::Message::PleaseLeave(_) => {
+            | to_agent::Message::PleaseLeave(_)
+            | to_agent::Message::Errand(_)
+            | to_agent::Message::CancelErrand(_) => {
                 return Err(ConvertError::invalid("message", "is for the connection, not for the agent"));
             }
         })

@@ -9,6 +9,7 @@ use cluster::{
     WallTime,
 };
 
+use super::object::template_defaults;
 use super::{
     ConvertError, NOTHING, Result, choice, each, maybe, name, part, required, same_variants, text, wide, wide_bytes,
 };
@@ -130,7 +131,7 @@ impl From<&Entry> for wire::LogEntry {
     fn from(entry: &Entry) -> wire::LogEntry {
         let Entry { at, request, command } = entry;
         wire::LogEntry {
-            feature_level: crate::WRITTEN_LEVEL,
+            feature_level: crate::level::of_command(command),
             at_unix_ms: at.0,
             request: request.as_ref().map(Into::into),
             command: Some(command.into()),
@@ -263,14 +264,20 @@ impl From<&Command> for log_entry::Command {
                 reports: reports.iter().map(Into::into).collect(),
             }),
 
-            Command::RegisterTemplate { name, version, digest, kind, path } => Said::RegisterTemplate(wire::Template {
-                name: name.to_string(),
-                version: text(version),
-                digest: text(digest),
-                kind: wire::TemplateKind::from(*kind).into(),
-                path: text(path),
-                registered: 0,
-            }),
+            Command::RegisterTemplate { name, version, digest, kind, path, bytes, defaults } => {
+                Said::RegisterTemplate(wire::Template {
+                    name: name.to_string(),
+                    version: text(version),
+                    digest: text(digest),
+                    kind: wire::TemplateKind::from(*kind).into(),
+                    path: text(path),
+                    registered: 0,
+                    bytes: *bytes,
+                    command: defaults.command.iter().map(ToString::to_string).collect(),
+                    environment: (*defaults.environment).clone(),
+                    working_dir: text(&defaults.working_dir),
+                })
+            }
             Command::RemoveTemplate { name } => Said::RemoveTemplate(name.to_string()),
             Command::RegisterStorage { name, kind } => {
                 Said::RegisterStorage(wire::Storage { name: name.to_string(), kind: Some(kind.into()), registered: 0 })
@@ -403,6 +410,8 @@ impl TryFrom<log_entry::Command> for Command {
                 digest: said.digest.into(),
                 kind: choice::<wire::TemplateKind, _>("kind", said.kind)?,
                 path: said.path.into(),
+                bytes: said.bytes,
+                defaults: template_defaults(said.command, said.environment, said.working_dir),
             },
             Said::RemoveTemplate(said) => Command::RemoveTemplate { name: name("name", &said)? },
             Said::RegisterStorage(said) => {

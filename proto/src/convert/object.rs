@@ -1,6 +1,11 @@
 //! Registered objects and settings.
 
-use cluster::{BrakeSettings, Revision, Settings, Span, Storage, StorageKind, Template, TemplateKind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cluster::{
+    BrakeSettings, Revision, Settings, Span, Storage, StorageKind, Template, TemplateDefaults, TemplateKind,
+};
 
 use super::{ConvertError, Result, choice, each, name, part, required, same_variants, text};
 use crate::wire;
@@ -11,7 +16,7 @@ same_variants! {
 
 impl From<&Template> for wire::Template {
     fn from(template: &Template) -> wire::Template {
-        let Template { name, version, digest, kind, path, registered } = template;
+        let Template { name, version, digest, kind, path, registered, bytes, defaults } = template;
         wire::Template {
             name: name.to_string(),
             version: text(version),
@@ -19,6 +24,10 @@ impl From<&Template> for wire::Template {
             kind: wire::TemplateKind::from(*kind).into(),
             path: text(path),
             registered: registered.0,
+            bytes: *bytes,
+            command: defaults.command.iter().map(ToString::to_string).collect(),
+            environment: (*defaults.environment).clone(),
+            working_dir: text(&defaults.working_dir),
         }
     }
 }
@@ -34,8 +43,22 @@ impl TryFrom<wire::Template> for Template {
             kind: choice::<wire::TemplateKind, _>("kind", template.kind)?,
             path: template.path.into(),
             registered: Revision(template.registered),
+            bytes: template.bytes,
+            defaults: template_defaults(template.command, template.environment, template.working_dir),
         })
     }
+}
+
+pub(super) fn template_defaults(
+    command: Vec<String>,
+    environment: BTreeMap<String, String>,
+    working_dir: String,
+) -> Arc<TemplateDefaults> {
+    Arc::new(TemplateDefaults {
+        command: command.into_iter().map(String::into_boxed_str).collect(),
+        environment: Arc::new(environment),
+        working_dir: working_dir.into(),
+    })
 }
 
 impl From<&StorageKind> for wire::StorageKind {

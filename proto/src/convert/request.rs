@@ -13,6 +13,7 @@ use cluster::{
 };
 
 use super::command::annotations;
+use super::object::template_defaults;
 use super::{ConvertError, Result, choice, name, required};
 use crate::v1::{self, submit_request::Change};
 
@@ -209,7 +210,7 @@ pub fn profile(field: &str, value: i32) -> Result<Option<Profile>> {
 }
 
 /// An enum of the API whose zero stands for `default`.
-fn unset_or<T, U>(field: &str, value: i32, default: U) -> Result<U>
+pub(super) fn unset_or<T, U>(field: &str, value: i32, default: U) -> Result<U>
 where
     T: TryFrom<i32>,
     U: TryFrom<T, Error = ConvertError>,
@@ -325,7 +326,7 @@ macro_rules! identified {
     )+};
 }
 
-identified!(JoinRequest, AddMemberRequest);
+identified!(JoinRequest, AddMemberRequest, ImportTemplateRequest, DiscardTemplateRequest);
 
 /// Requests whose command is made of little: who asks, and one expression. Before it stands the object it is about, or
 /// how its fields are called where that is not as everywhere.
@@ -527,13 +528,16 @@ fn create_container(request: v1::CreateContainerRequest, state: &State) -> Resul
 }
 
 fn register_template(template: v1::Template) -> Result<Command> {
-    let v1::Template { name: called, version, digest, kind, path, registered_revision: _ } = template;
+    let v1::Template { name: called, version, digest, kind, path, bytes, command, environment, working_dir, .. } =
+        template;
     Ok(Command::RegisterTemplate {
         name: name("name", &called)?,
         version: version.into(),
         digest: digest.into(),
         kind: unset_or::<v1::TemplateKind, _>("kind", kind, TemplateKind::Os)?,
         path: path.into(),
+        bytes,
+        defaults: template_defaults(command, environment, working_dir),
     })
 }
 

@@ -356,7 +356,7 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
 }
 
 pub fn template(template: &Template) -> v1::Template {
-    let Template { name, version, digest, kind, path, registered } = template;
+    let Template { name, version, digest, kind, path, registered, bytes, defaults } = template;
     v1::Template {
         name: name.to_string(),
         version: version.to_string(),
@@ -364,6 +364,10 @@ pub fn template(template: &Template) -> v1::Template {
         kind: v1::TemplateKind::from(*kind).into(),
         path: path.to_string(),
         registered_revision: registered.0,
+        bytes: *bytes,
+        command: defaults.command.iter().map(ToString::to_string).collect(),
+        environment: (*defaults.environment).clone(),
+        working_dir: defaults.working_dir.to_string(),
     }
 }
 

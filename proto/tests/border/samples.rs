@@ -316,6 +316,8 @@ pub fn commands() -> Vec<(String, Command)> {
                     digest: format!("sha256:{}", "ab".repeat(32)).into(),
                     kind,
                     path: "templates/debian-12".into(),
+                    bytes: 0,
+                    defaults: Default::default(),
                 })
                 .into(),
         ),
@@ -549,6 +551,8 @@ pub fn state() -> State {
                     kind,
                     path: "".into(),
                     registered: Revision(3),
+                    bytes: 0,
+                    defaults: Default::default(),
                 };
                 (template.name.clone(), Arc::new(template))
             })

@@ -72,7 +72,7 @@ fn what_a_newer_version_wrote_is_refused_not_guessed() {
     let mut message = wire::LogEntry::from(&entry);
     message.feature_level = proto::FEATURE_LEVEL + 1;
     let error = log::decode(&message.encode_to_vec()).expect_err("too new");
-    assert!(error.to_string().starts_with("feature_level: is 3"), "{error}");
+    assert!(error.to_string().starts_with(&format!("feature_level: is {}", proto::FEATURE_LEVEL + 1)), "{error}");
     message.feature_level = 0;
     assert!(log::decode(&message.encode_to_vec()).is_err());
     // A command this version does not know decodes as none.
@@ -233,11 +233,51 @@ fn a_recovered_state_is_read_whole_and_says_what_it_takes_to_read_it() {
         let generation = Generation { number: state.generation().number + 1, id: 0x9e };
         let recovery = Recovery { generation, survivor: survivor.clone(), term: 9, logs };
         let recovered = recover(&state, &recovery).expect("a later generation");
-        assert_eq!(level(&recovered), 2);
+        assert_eq!(level(&recovered), proto::level::RECOVERY);
         let bytes = proto::snapshot::encode(&recovered).fold(Vec::new(), |all, piece| [all, piece.to_vec()].concat());
         let read = proto::snapshot::decode(&bytes).expect("read");
         assert_eq!((read.hash(), read.generation()), (recovered.hash(), generation));
     }
     let bytes = |logs| wire::FenceCause::from(&FenceCause::Recovered { logs }).encode_to_vec();
     assert_eq!((bytes(LogsRead::Majority), bytes(LogsRead::Fewer)), (vec![0x30, 1], vec![0x30, 2]));
+}
+
+/// Added after the first logs were frozen: what is not said is as it was, what is said comes back.
+#[test]
+fn how_a_template_is_run_comes_back_from_the_log() {
+    let (_, mut entry) = samples::entries().into_iter().find(|(name, _)| name == "register_template.0").expect("there");
+    let cluster::Command::RegisterTemplate { bytes, defaults, .. } = &mut entry.command else { panic!("{entry:?}") };
+    *bytes = 412 << 20;
+    *defaults = std::sync::Arc::new(cluster::TemplateDefaults {
+        command: ["/init".into(), "--loud".into()].into(),
+        environment: std::sync::Arc::new([("LANG".to_owned(), "C".to_owned())].into()),
+        working_dir: "/srv".into(),
+    });
+    assert_eq!(log::decode(&log::encode(&entry)).expect("reads"), entry);
+}
+
+/// Members of two versions go on together until something new is used.
+#[test]
+fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {
+    let level_of = |entry: &cluster::Entry| wire::LogEntry::from(entry).feature_level;
+    for (name, mut entry) in samples::entries() {
+        assert_eq!(level_of(&entry), 1, "{name} was there from the beginning");
+        if let cluster::Command::RegisterTemplate { bytes, .. } = &mut entry.command {
+            *bytes = 1;
+            assert_eq!(level_of(&entry), proto::level::TEMPLATES, "{name} says what the first level does not know");
+        }
+    }
+    let header_of = |state: &cluster::State| {
+        let bytes: Vec<u8> = snapshot::encode(state).flatten().collect();
+        let record = wire::SnapshotRecord::decode_length_delimited(&bytes[..]).expect("a record").record;
+        let Some(wire::snapshot_record::Record::Header(header)) = record else { panic!("{record:?}") };
+        assert_eq!(snapshot::decode(&bytes).expect("sound").hash(), state.hash());
+        header.feature_level
+    };
+    let state = samples::state();
+    assert_eq!(header_of(&state), 1);
+    let mut truth = state.truth().clone();
+    let (name, template) = truth.templates.iter().next().map(|(name, it)| (name.clone(), it.clone())).expect("one");
+    truth.templates.insert(name, std::sync::Arc::new(cluster::Template { bytes: 1, ..(*template).clone() }));
+    assert_eq!(header_of(&cluster::State::restore(truth)), proto::level::TEMPLATES);
 }

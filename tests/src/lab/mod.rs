@@ -121,10 +121,16 @@ impl Lab {
     /// Creates so many containers that like `node` best, and waits until all run and write; their names begin with `name`.
     #[track_caller]
     pub fn run_on(&self, node: &str, name: &str, count: usize) -> Vec<String> {
+        self.run_from("demo", node, name, count)
+    }
+
+    /// The same of another template that holds the witness.
+    #[track_caller]
+    pub fn run_from(&self, template: &str, node: &str, name: &str, count: usize) -> Vec<String> {
         let names: Vec<String> = (1..=count).map(|at| format!("{name}-{at}")).collect();
         let item = |name: &String| {
             json!({"desired": "DESIRED_STATE_RUNNING", "spec": {
-                "name": name, "template": "demo", "storage": "shared",
+                "name": name, "template": template, "storage": "shared",
                 "command": [program("quoratectl").canonicalize().expect("a program"), "dev", "witness"],
                 "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
                 "preferredOwners": [{"nodes": [node]}],

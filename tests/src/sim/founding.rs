@@ -247,6 +247,8 @@ fn foundation(cluster: ClusterId, layout: &Layout) -> State {
         digest: "".into(),
         kind: TemplateKind::Os,
         path: "".into(),
+        bytes: 0,
+        defaults: Default::default(),
     });
     commands.push(Command::RegisterStorage {
         name: name("shared".into()),

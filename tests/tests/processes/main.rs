@@ -7,6 +7,7 @@ mod given;
 mod older;
 mod recovered;
 mod refused;
+mod templates;
 
 use std::time::{Duration, Instant};
 

@@ -102,7 +102,8 @@ fn bans(packages: &[Value], deny: &toml::Table) -> Vec<String> {
     }
     for package in packages {
         let name = package["name"].as_str().expect("a name");
-        if banned.iter().any(|it| it.get("crate").and_then(toml::Value::as_str) == Some(name)) {
+        let ban = |name: &str| banned.iter().find(|it| it.get("crate").and_then(toml::Value::as_str) == Some(name));
+        if ban(name).is_some_and(|it| it.get("wrappers").is_none()) {
             found.push(format!("{name} is banned"));
         }
         // A crate of this checkout has no source; a registry that stands in for crates.io is shown as crates.io.
@@ -111,6 +112,12 @@ fn bans(packages: &[Value], deny: &toml::Table) -> Vec<String> {
         }
         let none = Vec::new();
         for needed in package["dependencies"].as_array().unwrap_or(&none) {
+            // A ban with wrappers lets those use it and nobody else; what is only tested with is not in the programs.
+            let wrappers = needed["name"].as_str().and_then(ban).and_then(|it| it.get("wrappers"));
+            let is_used = needed["kind"].is_null() && needed["optional"] != true;
+            if wrappers.is_some_and(|it| is_used && !words_of(Some(it)).contains(&name)) {
+                found.push(format!("{name} uses {}, which is banned but for others", needed["name"]));
+            }
             if package["source"].is_null() && needed["req"] == "*" && needed["path"].is_null() {
                 found.push(format!("{name} takes any version of {}", needed["name"]));
             }
@@ -176,7 +183,10 @@ fn licences_and_bans_bite() {
         advisories.ignore = [{ id = "RUSTSEC-1" }]
         licenses.allow = ["MIT", "Unicode-3.0"]
         licenses.exceptions = [{ crate = "imbl", allow = ["MPL-2.0"], reason = "why" }, { crate = "gone", allow = ["X"] }]
-        bans.deny = [{ crate = "openssl-sys", reason = "why" }]"#,
+        bans.deny = [
+            { crate = "openssl-sys", reason = "why" },
+            { crate = "chrono", wrappers = ["client"], reason = "why" },
+        ]"#,
     );
     let from = |name: &str, licence: &str| serde_json::json!({ "name": name, "license": licence });
     let mut nameless = from("nameless", "");
@@ -201,8 +211,17 @@ fn licences_and_bans_bite() {
         serde_json::json!({ "name": "openssl-sys", "source": "registry+https://github.com/rust-lang/crates.io-index" }),
         serde_json::json!({ "name": "fork", "source": "git+https://example.com/fork" }),
         serde_json::json!({ "name": "own", "dependencies": [{ "name": "anything", "req": "*" }] }),
+        serde_json::json!({ "name": "client", "dependencies": [{ "name": "chrono", "req": "^0.4" }] }),
+        serde_json::json!({ "name": "other", "dependencies": [{ "name": "chrono", "req": "^0.4" }] }),
+        serde_json::json!({ "name": "chrono" }),
     ];
-    let what = ["RUSTSEC-1", "openssl-sys is banned", "fork comes from", "own takes any version of \"anything\""];
+    let what = [
+        "RUSTSEC-1",
+        "openssl-sys is banned",
+        "fork comes from",
+        "own takes any version of \"anything\"",
+        "other uses \"chrono\", which is banned but for others",
+    ];
     bites(bans(&packages, &deny), &what);
 }
 

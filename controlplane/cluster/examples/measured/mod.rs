@@ -33,6 +33,8 @@ impl Measured {
             digest: "".into(),
             kind: TemplateKind::Os,
             path: "".into(),
+            bytes: 0,
+            defaults: Default::default(),
         });
         let kind = StorageKind::Directory { path: "/srv".into() };
         measured.done(Command::RegisterStorage { name: name("shared".into()), kind });

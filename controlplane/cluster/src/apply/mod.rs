@@ -26,6 +26,7 @@ use crate::model::container::Container;
 use crate::model::ids::{ContainerId, Epoch, Incarnation, MemberId, NodeId, Revision};
 use crate::model::member::Membership;
 use crate::model::node::{Intent, Node};
+use crate::model::template::Template;
 use crate::names::{Ids, Names, Tell};
 use crate::sessions::{Remembered, Seen};
 use crate::state::State;
@@ -304,8 +305,11 @@ impl<'a> Step<'a> {
             BlockHandover { container, epoch } => self.block_handover(*container, *epoch),
             ReportStatus { node, incarnation, reports } => self.report_status(*node, *incarnation, reports),
 
-            RegisterTemplate { name, version, digest, kind, path } => {
-                self.register_template(name, version, digest, *kind, path)
+            RegisterTemplate { name, version, digest, kind, path, bytes, defaults } => {
+                let (name, version, registered) = (name.clone(), Arc::clone(version), self.index);
+                let (digest, path, defaults) = (Arc::clone(digest), Arc::clone(path), Arc::clone(defaults));
+                let (kind, bytes) = (*kind, *bytes);
+                self.register_template(Template { name, version, digest, kind, path, registered, bytes, defaults })
             }
             RemoveTemplate { name } => self.remove_template(name),
             RegisterStorage { name, kind } => self.register_storage(name, kind),

@@ -6,33 +6,22 @@ use super::{Done, Kind, Outcome, Rejected, Step, invalid, not_found, valid};
 use crate::event::Event;
 use crate::model::ids::Name;
 use crate::model::storage::{Storage, StorageKind};
-use crate::model::template::{Template, TemplateKind};
+use crate::model::template::Template;
 
 impl Step<'_> {
-    pub(super) fn register_template(
-        &mut self,
-        name: &Name,
-        version: &Arc<str>,
-        digest: &Arc<str>,
-        kind: TemplateKind,
-        path: &Arc<str>,
-    ) -> Outcome {
-        valid::version(version)?;
-        valid::digest(digest)?;
-        valid::path("path", path)?;
-        if let Some(template) = self.state.template(name) {
+    pub(super) fn register_template(&mut self, template: Template) -> Outcome {
+        valid::version(&template.version)?;
+        valid::digest(&template.digest)?;
+        valid::path("path", &template.path)?;
+        valid::template_defaults(&template.defaults)?;
+        let name = template.name.clone();
+        if let Some(template) = self.state.template(&name) {
             let holder = format!("version {}", template.version).into();
             return Err(Rejected::NameTaken { kind: Kind::Template, name: name.as_str().into(), holder });
         }
-        self.state.put_template(Template {
-            name: name.clone(),
-            version: Arc::clone(version),
-            digest: Arc::clone(digest),
-            kind,
-            path: Arc::clone(path),
-            registered: self.index,
-        });
-        self.events.push(Event::TemplateRegistered { name: name.clone(), version: Arc::clone(version) });
+        let version = Arc::clone(&template.version);
+        self.state.put_template(template);
+        self.events.push(Event::TemplateRegistered { name, version });
         Ok(Done::Nothing)
     }
 

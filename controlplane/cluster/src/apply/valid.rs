@@ -11,6 +11,7 @@ use crate::model::lease::LeaseTerms;
 use crate::model::node::NodeFacts;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
+use crate::model::template::TemplateDefaults;
 use crate::model::time::Span;
 use crate::names::Names;
 use crate::state::State;
@@ -95,6 +96,17 @@ fn environment(environment: &BTreeMap<String, String>) -> Result<(), Rejected> {
         }
     }
     bounded("environment", environment.iter().map(|(key, value)| key.len() + value.len() + 2).sum())
+}
+
+/// The same limits as for a container's own.
+pub(super) fn template_defaults(defaults: &TemplateDefaults) -> Result<(), Rejected> {
+    command(&defaults.command)?;
+    environment(&defaults.environment)?;
+    path("working_dir", &defaults.working_dir)?;
+    if !(defaults.working_dir.is_empty() || defaults.working_dir.starts_with('/')) {
+        return Err(invalid("working_dir", format!("{:?} is not absolute", defaults.working_dir)));
+    }
+    Ok(())
 }
 
 fn restart(policy: RestartPolicy) -> Result<(), Rejected> {

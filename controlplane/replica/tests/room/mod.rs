@@ -306,8 +306,15 @@ impl Room {
             self.next += 1;
             let name = Name::new(&format!("t{}", self.next)).unwrap();
             let kind = TemplateKind::Os;
-            let command =
-                Command::RegisterTemplate { name, version: "1".into(), digest: "".into(), kind, path: "".into() };
+            let command = Command::RegisterTemplate {
+                name,
+                version: "1".into(),
+                digest: "".into(),
+                kind,
+                path: "".into(),
+                bytes: 0,
+                defaults: Default::default(),
+            };
             self.propose(command);
         }
     }

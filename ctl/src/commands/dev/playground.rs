@@ -362,10 +362,9 @@ impl Playground {
         let template = v1::Template {
             name: TEMPLATE.into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            digest: String::new(),
             kind: v1::TemplateKind::Os as i32,
             path: super::rootfs::lay_out(&self.shared(), &format!("templates/{TEMPLATE}"))?,
-            registered_revision: 0,
+            ..v1::Template::default()
         };
         let request = v1::RegisterTemplateRequest { request_id: client.request_id(), template: Some(template) };
         client.ask(request).await.context("register the template")?;

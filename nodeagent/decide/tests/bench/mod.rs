@@ -70,6 +70,8 @@ pub fn spec(container: u64) -> Arc<WantedSpec> {
             kind: TemplateKind::Os,
             path: "".into(),
             registered: Revision(1),
+            bytes: 0,
+            defaults: Default::default(),
         }),
         storage: Arc::new(Storage {
             name: name("s"),

@@ -69,6 +69,12 @@ impl Ground {
             "LATELY" => self.lately(),
             "PRINTED" => written(file("printed"), &self.printed),
             "NEW-FILE" => file("identity.json").display().to_string(),
+            "TREE" => {
+                std::fs::create_dir_all(file("tree")).expect("a folder");
+                written(file("tree/file"), "x");
+                file("tree").display().to_string()
+            }
+            "DIGEST-OF-NOTHING" => format!("sha256:{}", "0".repeat(64)),
             "FILE-OF-ONE-SPEC" => {
                 let resources = json!({ "cpuMillis": 10, "memoryBytes": 1 << 20 });
                 let spec = json!({ "name": "b", "template": "plain", "storage": "shared", "resources": resources });

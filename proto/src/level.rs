@@ -1,0 +1,38 @@
+//! Feature levels: what each brought, and the least that something needs.
+//! In: commands, states. Out: the lowest level that reads them. An entry or snapshot says that level and no higher one, so that
+//! members of two versions go on together until something new is really used; before that, the leader asks who can read it.
+//! Absent: who is of which level; that is said in each hello and known where the leader is.
+
+use cluster::{Command, TemplateDefaults, Truth};
+
+/// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
+pub const FEATURE_LEVEL: u32 = RECOVERY;
+
+/// Where it began.
+const FIRST: u32 = 1;
+/// Templates know their size and how they are run; agents take errands.
+pub const TEMPLATES: u32 = 2;
+/// A generation has an id beside its number, and the fencing of a node may begin by a recovery.
+pub const RECOVERY: u32 = 3;
+
+/// What states hash to has been the same since this level: a snapshot of an older one is not compared with its hash.
+pub(crate) const HASHES: u32 = FIRST;
+
+/// The lowest level that can apply `command`.
+pub fn of_command(command: &Command) -> u32 {
+    match command {
+        Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
+        _ => FIRST,
+    }
+}
+
+/// The lowest level that can hold all of a state.
+pub(crate) fn of_state(truth: &Truth) -> u32 {
+    let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
+    let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
+    templates.fold(generation, u32::max)
+}
+
+fn of_template(bytes: u64, defaults: &TemplateDefaults) -> u32 {
+    if bytes == 0 && *defaults == TemplateDefaults::default() { FIRST } else { TEMPLATES }
+}
