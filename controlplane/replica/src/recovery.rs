@@ -285,6 +285,8 @@ mod tests {
             digest: "".into(),
             kind: cluster::TemplateKind::Os,
             path: "".into(),
+            bytes: 0,
+            defaults: Arc::default(),
         };
         let log = vec![empty(1, 2), command(4, 3, register)];
         let (state, point) =

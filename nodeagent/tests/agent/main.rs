@@ -163,20 +163,26 @@ fn agent_told_to_end_by_its_supervisor_leaves_containers_to_the_next() {
     assert_eq!((living(&machine.marker), shared.truth().registrations.len()), (alive, 1));
 }
 
-#[test]
-fn agent_and_guard_killed_together_end_the_containers_by_the_kernels_hand() {
-    let shared = Shared::new(patient_terms());
-    let member = Member::start(1, &shared, ANY);
-    agree(&shared, &[&member]);
-    let mut machine = Machine::new("together", &shared, &[&member]);
+/// A node that runs container 5, which the kernel ends with its guard. `None`, said aloud, where it does not.
+fn enforced(name: &str, shared: &Shared, member: &Member) -> Option<Machine> {
+    agree(shared, &[member]);
+    let mut machine = Machine::new(name, shared, &[member]);
     machine.start(&[]);
     machine.until_registered(1);
     machine.run(5, 1, OnQuorumLoss::Stop);
     let class = shared.truth().registrations[0].facts.class;
     if !class.lease_proves_end() {
         eprintln!("NOT RUN: no pid namespaces here, this node is {class:?}");
-        return;
+        return None;
     }
+    Some(machine)
+}
+
+#[test]
+fn agent_and_guard_killed_together_end_the_containers_by_the_kernels_hand() {
+    let shared = Shared::new(patient_terms());
+    let member = Member::start(1, &shared, ANY);
+    let Some(mut machine) = enforced("together", &shared, &member) else { return };
     machine.kill_agent();
     machine.kill_guard();
     until("nothing lives", || living(&machine.marker).is_empty());
@@ -219,16 +225,7 @@ fn guard_alone_killed_gets_a_successor() {
 fn what_ends_with_its_guard_is_not_blamed_for_it() {
     let shared = Shared::new(patient_terms());
     let member = Member::start(1, &shared, ANY);
-    agree(&shared, &[&member]);
-    let mut machine = Machine::new("blameless", &shared, &[&member]);
-    machine.start(&[]);
-    machine.until_registered(1);
-    machine.run(5, 1, OnQuorumLoss::Stop);
-    let class = shared.truth().registrations[0].facts.class;
-    if !class.lease_proves_end() {
-        eprintln!("NOT RUN: no pid namespaces here, this node is {class:?}");
-        return;
-    }
+    let Some(machine) = enforced("blameless", &shared, &member) else { return };
     machine.kill_guard();
     until("it is closed", || matches!(shared.said(5, 1), Some(Observed::Closed { .. })));
     assert_eq!(shared.said(5, 1), Some(Observed::Closed { end: End::Stopped }));
