@@ -468,7 +468,7 @@ mod tests {
         assert!(matches!(plan(&[whole.clone(), nothing.clone()], 0), Err(RecoveryError::NoMember(_))));
         assert!(!nothing.exists(), "nothing is made where nothing was");
         let runs = Folder::lock(&whole).expect("free");
-        assert!(matches!(plan(&[whole.clone()], 0), Err(RecoveryError::Store(StoreError::Locked { .. }))));
+        assert!(matches!(plan(std::slice::from_ref(&whole), 0), Err(RecoveryError::Store(StoreError::Locked { .. }))));
         drop(runs);
         Folder::lock(&whole).expect("free").condemn("its leader knows of more").expect("condemned");
         assert!(matches!(plan(&[whole], 0), Err(RecoveryError::Quarantined { .. })));
