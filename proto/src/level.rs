@@ -6,7 +6,7 @@
 use cluster::{Command, TemplateDefaults, Truth};
 
 /// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
-pub const FEATURE_LEVEL: u32 = RECOVERY;
+pub const FEATURE_LEVEL: u32 = SYSTEM;
 
 /// Where it began.
 const FIRST: u32 = 1;
@@ -14,6 +14,8 @@ const FIRST: u32 = 1;
 pub const TEMPLATES: u32 = 2;
 /// A generation has an id beside its number, and the fencing of a node may begin by a recovery.
 pub const RECOVERY: u32 = 3;
+/// System containers on Hardware Nodes: nodes report what they find.
+pub const SYSTEM: u32 = 4;
 
 /// What states hash to has been the same since this level: a snapshot of an older one is not compared with its hash.
 pub(crate) const HASHES: u32 = FIRST;
@@ -22,6 +24,7 @@ pub(crate) const HASHES: u32 = FIRST;
 pub fn of_command(command: &Command) -> u32 {
     match command {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
+        Command::ReportNode { .. } => SYSTEM,
         _ => FIRST,
     }
 }
@@ -29,8 +32,9 @@ pub fn of_command(command: &Command) -> u32 {
 /// The lowest level that can hold all of a state.
 pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
+    let reports = truth.node_reports.values().map(|_| SYSTEM);
     let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
-    templates.fold(generation, u32::max)
+    templates.chain(reports).fold(generation, u32::max)
 }
 
 fn of_template(bytes: u64, defaults: &TemplateDefaults) -> u32 {

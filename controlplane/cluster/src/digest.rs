@@ -47,6 +47,7 @@ pub(crate) enum Room {
     Session,
     /// One remembered result of a session.
     Result,
+    NodeReport,
 }
 
 /// The fields that exist once.

@@ -199,6 +199,8 @@ fn sound_assignment(state: &State, container: &Container, assignment: &Assignmen
 
 fn bounds(state: &State, found: &mut Found) {
     let truth = state.truth();
+    let stray = truth.node_reports.keys().find(|id| state.node(**id).is_none());
+    found.unless(stray.is_none(), "NothingUsedIsGone", || format!("a report of {stray:?}, which is gone"));
     found.unless(truth.decisions.len() <= DECISIONS, "Bounded", || format!("{} decisions", truth.decisions.len()));
     found.unless(truth.sessions.iter().count() <= SESSIONS, "Bounded", || "too many sessions".into());
     let full = truth.sessions.iter().find(|(_, session)| session.results.len() > WINDOW);

@@ -83,6 +83,7 @@ pub fn recover(state: &State, recovery: &Recovery) -> Result<State, CannotRecove
         nodes,
         containers,
         statuses: truth.statuses.clone(),
+        node_reports: truth.node_reports.clone(),
         templates: truth.templates.clone(),
         storages: truth.storages.clone(),
         settings: truth.settings.clone(),

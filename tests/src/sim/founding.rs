@@ -180,6 +180,7 @@ impl Node {
             older_set: None,
             works: BTreeMap::new(),
             fail_starts_until: 0,
+            storage_lost_until: 0,
             slow_stops: (0, 0),
             hung_until: 0,
             lying_until: 0,
