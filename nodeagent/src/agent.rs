@@ -25,6 +25,7 @@ use crate::hands::Driven;
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Found, JournalError, Keeper, StateLock, Writer};
 use crate::link::{self, Pulse, leader::Leader, members::Members};
+use crate::surroundings::Surroundings;
 use crate::work::{StartOrder, Work};
 use crate::{chain, clock};
 
@@ -161,6 +162,7 @@ struct Circle {
     members: Members,
     leader: Leader,
     work: Work,
+    surroundings: Surroundings,
     threads: Handle,
     session: Option<MemberId>,
     /// When a member last said anything.
@@ -210,6 +212,7 @@ impl Circle {
             let errands = Errands::start(identity.node).map_err(start_error("start a thread"))?;
             Leader::start(link::hello(&identity), seeds, inputs.clone(), pulse, errands)
         };
+        let surroundings = Surroundings::start(identity.node, inputs.clone(), threads);
         // A version 4 UUID; its fixed bits keep it from being 0.
         let run = AgentRun(uuid::Uuid::new_v4().as_u64_pair().0);
         let settings = decide::Config {
@@ -237,6 +240,7 @@ impl Circle {
             members,
             leader,
             work,
+            surroundings,
             threads: threads.clone(),
             session: None,
             heard: now,
@@ -359,6 +363,7 @@ impl Circle {
             Effect::Stop { container, epoch, grace } => self.work.stop(container, epoch, grace),
             Effect::Prepare { container, epoch, spec } => self.work.prepare(container, epoch, spec),
             Effect::Unprepare { container, epoch } => self.work.unprepare(container, epoch),
+            Effect::Watch(watch) => self.surroundings.watch(watch),
             Effect::Farewell => self.farewell = true,
             Effect::Wake { at } => self.wake = Instant::now() + clock::until(at),
             Effect::Say(line) => tracing::info!(node = %self.identity.node, "{line}"),

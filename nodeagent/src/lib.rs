@@ -10,6 +10,7 @@ pub mod work;
 pub mod hands;
 pub mod errands;
 mod copies;
+mod surroundings;
 pub mod guarding;
 pub mod journal;
 pub mod control;

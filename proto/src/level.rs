@@ -6,12 +6,14 @@
 use cluster::{Command, TemplateDefaults, Truth};
 
 /// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
-pub const FEATURE_LEVEL: u32 = TEMPLATES;
+pub const FEATURE_LEVEL: u32 = SYSTEM;
 
 /// Where it began.
 const FIRST: u32 = 1;
 /// Templates know their size and how they are run; agents take errands.
 pub const TEMPLATES: u32 = 2;
+/// System containers on Hardware Nodes: nodes report what they find.
+pub const SYSTEM: u32 = 4;
 
 /// What states hash to has been the same since this level: a snapshot of an older one is not compared with its hash.
 pub(crate) const HASHES: u32 = FIRST;
@@ -20,6 +22,7 @@ pub(crate) const HASHES: u32 = FIRST;
 pub fn of_command(command: &Command) -> u32 {
     match command {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
+        Command::ReportNode { .. } => SYSTEM,
         _ => FIRST,
     }
 }
@@ -27,7 +30,8 @@ pub fn of_command(command: &Command) -> u32 {
 /// The lowest level that can hold all of a state.
 pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
-    templates.max().unwrap_or(FIRST)
+    let reports = truth.node_reports.values().map(|_| SYSTEM);
+    templates.chain(reports).max().unwrap_or(FIRST)
 }
 
 fn of_template(bytes: u64, defaults: &TemplateDefaults) -> u32 {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cluster::sessions::{Remembered, Session, Sessions};
 use cluster::{
-    Brake, ClusterId, ContainerId, Decision, Generation, Revision, SessionId, State, StateHash, Status, Truth, WallTime,
+    Brake, ClusterId, ContainerId, Decision, Generation, Incarnation, KeptReport, NodeId, Revision, SessionId, State,
+    StateHash, Status, Truth, WallTime,
 };
 use planted::planted;
 use prost::Message;
@@ -43,6 +44,7 @@ fn records(state: &State) -> impl Iterator<Item = Record> + '_ {
     let truth = state.truth();
     let objects = (truth.members.values().map(|member| Record::Member((&**member).into())))
         .chain(truth.nodes.values().map(|node| Record::Node((&**node).into())))
+        .chain(truth.node_reports.iter().map(|(node, kept)| Record::NodeReport(kept_report(*node, kept))))
         .chain(truth.containers.values().map(|container| Record::Container((&**container).into())))
         .chain(truth.statuses.iter().map(|(id, status)| {
             Record::Status(wire::ContainerStatus { container: id.0, status: Some((&**status).into()) })
@@ -74,6 +76,7 @@ fn header(truth: &Truth) -> wire::SnapshotHeader {
         membership,
         members: _,
         nodes: _,
+        node_reports: _,
         containers: _,
         statuses: _,
         templates: _,
@@ -101,6 +104,12 @@ fn header(truth: &Truth) -> wire::SnapshotHeader {
         brake: Some(wire::Brake { brake: Some(brake) }),
         sessions_horizon: sessions.horizon().map_or_else(Bytes::new, |id| wide_bytes(id.0)),
     }
+}
+
+fn kept_report(node: NodeId, kept: &KeptReport) -> wire::KeptReport {
+    let KeptReport { incarnation, since, report } = kept;
+    let report = Some((&**report).into());
+    wire::KeptReport { node: node.0, incarnation: incarnation.0, since: since.0, report }
 }
 
 fn session(id: SessionId, session: &Session) -> wire::Session {
@@ -196,6 +205,12 @@ impl Reader {
                 let node: cluster::Node = part("node", Some(node))?;
                 once(truth.nodes.insert(node.id, Arc::new(node)), "node")
             }
+            Record::NodeReport(of) => {
+                let (incarnation, since) = (Incarnation(of.incarnation), Revision(of.since));
+                let report = Arc::new(part("node_report.report", of.report)?);
+                let kept = KeptReport { incarnation, since, report };
+                once(truth.node_reports.insert(NodeId(of.node), Arc::new(kept)), "node_report")
+            }
             Record::Container(container) => {
                 let container: cluster::Container = part("container", Some(container))?;
                 once(truth.containers.insert(container.id, Arc::new(container)), "container")
@@ -251,6 +266,7 @@ impl Reader {
             membership: part("membership", header.membership)?,
             members: Default::default(),
             nodes: Default::default(),
+            node_reports: Default::default(),
             containers: Default::default(),
             statuses: Default::default(),
             templates: Default::default(),

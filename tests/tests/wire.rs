@@ -135,7 +135,8 @@ fn agent_says() -> Vec<from_agent::Message> {
 fn agent_hears() -> Vec<to_agent::Message> {
     use to_agent::Message as To;
     let mut all: Vec<To> = samples::to_agent().iter().filter_map(|said| wire::ToAgent::from(said).message).collect();
-    all.push(To::Welcome(wire::AgentWelcome { member: 3 }));
+    all.push(To::Welcome(wire::AgentWelcome { member: 3, feature_level: 0 }));
+    all.push(To::Welcome(wire::AgentWelcome { member: 3, feature_level: 4 }));
     all.push(To::NotLeader(wire::NotLeader {
         leader: 2,
         peer_address: "10.0.0.2:7441".into(),
@@ -227,7 +228,7 @@ kinds! {
     heartbeat_down::Message { Reply => "reply", Refused => "refused" }
     from_agent::Message {
         Hello => "hello", Register => "register", Report => "report", Ended => "ended", TermsInForce => "terms_in_force",
-        Holding => "holding", ClassChanged => "class_changed", Errand => "errand",
+        Holding => "holding", Finds => "finds", ClassChanged => "class_changed", Errand => "errand",
     }
     to_agent::Message {
         Welcome => "welcome", Registered => "registered", NotRegistered => "not_registered", Desired => "desired",

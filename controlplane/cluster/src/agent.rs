@@ -9,6 +9,7 @@ use crate::model::container::{Container, ContainerSpec, OnQuorumLoss};
 use crate::model::fence::{FencingClass, Proof};
 use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, NodeId, Revision};
 use crate::model::lease::LeaseTerms;
+use crate::model::report::NodeReport;
 use crate::model::storage::Storage;
 use crate::model::template::Template;
 use crate::model::time::Moment;
@@ -98,6 +99,11 @@ pub enum ToLeader {
         revision: Revision,
         missing: Vec<ContainerId>,
     },
+    /// What the node finds of itself and of what it was told to watch, whole. Repeated ever more slowly.
+    Finds {
+        incarnation: Incarnation,
+        report: Arc<NodeReport>,
+    },
 }
 
 /// From the leader to an agent.
@@ -134,6 +140,20 @@ pub struct DesiredSet {
     pub items: Vec<DesiredItem>,
     /// What `items` refer to, as far as the leader believes the agent has not got it.
     pub specs: Vec<(SpecDigest, Arc<WantedSpec>)>,
+    pub watch: Arc<Watch>,
+}
+
+/// What every node is to look at and to report on, used there or not; complete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// By name, ascending.
+    pub storages: Vec<Arc<Storage>>,
+}
+
+impl Watch {
+    pub fn of(state: &State) -> Watch {
+        Watch { storages: state.storages().cloned().collect() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

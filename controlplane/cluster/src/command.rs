@@ -13,6 +13,7 @@ use crate::model::ids::{
 };
 use crate::model::lease::LeaseTerms;
 use crate::model::node::{NodeFacts, Role};
+use crate::model::report::NodeReport;
 use crate::model::settings::Settings;
 use crate::model::storage::StorageKind;
 use crate::model::template::{TemplateDefaults, TemplateKind};
@@ -82,6 +83,12 @@ pub enum Command {
         incarnation: Incarnation,
         class: FencingClass,
         reason: Arc<str>,
+    },
+    /// What the node finds of itself and its surroundings, in place of what it found before.
+    ReportNode {
+        node: NodeId,
+        incarnation: Incarnation,
+        report: Arc<NodeReport>,
     },
     BeginFencing {
         node: NodeId,

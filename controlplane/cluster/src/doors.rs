@@ -15,6 +15,7 @@ use crate::model::decision::Decision;
 use crate::model::ids::{ContainerId, MemberId, Name, NodeId, RequestId, Revision};
 use crate::model::member::{Member, Membership};
 use crate::model::node::{Health, Node};
+use crate::model::report::KeptReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::storage::Storage;
@@ -89,9 +90,21 @@ impl State {
         self.derived.enter_node(&node);
     }
 
+    /// Forgets the node and what it said it finds.
     pub(crate) fn drop_node(&mut self, id: NodeId) {
         if let Some(old) = self.truth.nodes.remove(&id) {
             self.derived.leave_node(&old);
+        }
+        if let Some(old) = self.truth.node_reports.remove(&id) {
+            self.derived.hash.remove(Room::NodeReport, &id, &old);
+        }
+    }
+
+    pub(crate) fn put_node_report(&mut self, id: NodeId, kept: KeptReport) {
+        let kept = Arc::new(kept);
+        self.derived.hash.add(Room::NodeReport, &id, &kept);
+        if let Some(old) = self.truth.node_reports.insert(id, kept) {
+            self.derived.hash.remove(Room::NodeReport, &id, &old);
         }
     }
 
@@ -179,6 +192,14 @@ fn next(counter: &mut u64, header: Header, hash: &mut StateHash) -> u64 {
 impl Derived {
     /// Everything that follows from `truth`, computed from nothing.
     pub(crate) fn of(truth: &Truth) -> Derived {
+        let mut derived = Derived::beside_decisions(truth);
+        let hash = &mut derived.hash;
+        truth.decisions.iter().for_each(|(revision, decision)| hash.add(Room::Decision, revision, decision));
+        derived
+    }
+
+    /// The same but for the decisions, of which nothing but the hash is derived.
+    pub(crate) fn beside_decisions(truth: &Truth) -> Derived {
         let mut derived = Derived::default();
         for node in truth.nodes.values() {
             derived.enter_node(node);
@@ -189,10 +210,10 @@ impl Derived {
         let hash = &mut derived.hash;
         header(truth, hash);
         truth.members.iter().for_each(|(id, member)| hash.add(Room::Member, id, member));
+        truth.node_reports.iter().for_each(|(id, kept)| hash.add(Room::NodeReport, id, kept));
         truth.statuses.iter().for_each(|(id, status)| hash.add(Room::Status, id, status));
         truth.templates.iter().for_each(|(name, template)| hash.add(Room::Template, name, template));
         truth.storages.iter().for_each(|(name, storage)| hash.add(Room::Storage, name, storage));
-        truth.decisions.iter().for_each(|(revision, decision)| hash.add(Room::Decision, revision, decision));
         truth.sessions.hash_into(hash);
         derived
     }

@@ -32,6 +32,8 @@ pub enum Event {
     FencingAwaitsOperator { node: NodeId, name: Name, incarnation: Incarnation, reason: Arc<str> },
     NodeFenced { node: NodeId, name: Name, incarnation: Incarnation, proof: Proof },
     NodeRemoved { node: NodeId, name: Name },
+    StorageLost { node: NodeId, name: Name, storage: Name, fault: Arc<str> },
+    StorageBack { node: NodeId, name: Name, storage: Name },
 
     ContainerCreated { container: ContainerId, name: Name },
     ContainerDesired { container: ContainerId, name: Name, desired: Desired },
@@ -81,6 +83,8 @@ impl Event {
             FencingAwaitsOperator { .. } => "fencing-awaits-operator",
             NodeFenced { .. } => "node-fenced",
             NodeRemoved { .. } => "node-removed",
+            StorageLost { .. } => "storage-lost",
+            StorageBack { .. } => "storage-back",
             ContainerCreated { .. } => "container-created",
             ContainerDesired { .. } => "container-desired",
             ContainerAnnotated { .. } => "container-annotated",
@@ -120,6 +124,8 @@ impl Event {
             | FencingAwaitsOperator { node, .. }
             | NodeFenced { node, .. }
             | NodeRemoved { node, .. }
+            | StorageLost { node, .. }
+            | StorageBack { node, .. }
             | ContainerAssigned { node, .. }
             | ContainerStarting { node, .. }
             | ContainerRunning { node, .. }
@@ -204,6 +210,10 @@ impl Tell for Event {
             }
             NodeFenced { name, incarnation, proof, .. } => write!(f, "{name} {incarnation} fenced: {proof}"),
             NodeRemoved { name, .. } => write!(f, "{name} removed"),
+            StorageLost { name, storage, fault, .. } => {
+                write!(f, "{name} has lost storage {storage}: {fault}; nothing that needs it can run there")
+            }
+            StorageBack { name, storage, .. } => write!(f, "{name} has storage {storage} again"),
             ContainerCreated { container, name } => write!(f, "{name} ({container}) created"),
             ContainerDesired { name, desired, .. } => write!(f, "{name} wanted {desired}"),
             ContainerAnnotated { name, .. } => write!(f, "{name} annotated"),

@@ -34,6 +34,7 @@ pub use model::ids::*;
 pub use model::lease::*;
 pub use model::member::*;
 pub use model::node::*;
+pub use model::report::*;
 pub use model::resources::Resources;
 pub use model::settings::*;
 pub use model::storage::*;

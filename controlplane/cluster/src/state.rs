@@ -13,6 +13,7 @@ use crate::model::decision::Decision;
 use crate::model::ids::{ClusterId, ContainerId, Generation, MemberId, Name, NodeId, Revision};
 use crate::model::member::{Member, Membership};
 use crate::model::node::Node;
+use crate::model::report::KeptReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::storage::Storage;
@@ -43,6 +44,8 @@ pub struct Truth {
     pub membership: Membership,
     pub members: OrdMap<MemberId, Arc<Member>>,
     pub nodes: OrdMap<NodeId, Arc<Node>>,
+    /// What each node said last of what it finds; nothing of one that has not said so.
+    pub node_reports: OrdMap<NodeId, Arc<KeptReport>>,
     pub containers: OrdMap<ContainerId, Arc<Container>>,
     pub statuses: OrdMap<ContainerId, Arc<Status>>,
     pub templates: OrdMap<Name, Arc<Template>>,
@@ -116,6 +119,7 @@ impl State {
             membership: Membership { voters, ..Membership::default() },
             members: members.into_iter().map(|member| (member.id, Arc::new(member))).collect(),
             nodes: OrdMap::new(),
+            node_reports: OrdMap::new(),
             containers: OrdMap::new(),
             statuses: OrdMap::new(),
             templates: OrdMap::new(),
@@ -195,6 +199,11 @@ impl State {
 
     pub fn node_count(&self) -> usize {
         self.truth.nodes.len()
+    }
+
+    /// What the node said last of what it finds.
+    pub fn node_report(&self, id: NodeId) -> Option<&Arc<KeptReport>> {
+        self.truth.node_reports.get(&id)
     }
 
     /// Nodes whose fencing is open, by id.

@@ -118,7 +118,7 @@ impl Agents for AgentDoor {
         let (out, orders) = outlet(SESSION_QUEUE);
         let entered = seated.sessions.enter(node, hello.feature_level);
         let link = seated.handle.open_session(node, out);
-        let welcome = wire::AgentWelcome { member: seated.handle.id.0 };
+        let welcome = wire::AgentWelcome { member: seated.handle.id.0, feature_level: proto::FEATURE_LEVEL };
         Ok(Response::new(Box::pin(Session {
             incoming,
             orders,
@@ -260,11 +260,18 @@ impl Session {
             ToLeader::Register(registration) if registration.node != self.node => {
                 Err(other_node("a registration", registration.node, self.node))
             }
+            // Said again, ever more slowly: it is heard once every member can read it.
+            ToLeader::Finds { .. } if !self.is_read_by_all(proto::level::SYSTEM) => Ok(()),
             _ => {
                 self.link.said(said);
                 Ok(())
             }
         }
+    }
+
+    fn is_read_by_all(&self, level: u32) -> bool {
+        let view = self.seated.handle.view();
+        view.state.as_ref().is_some_and(|state| self.seated.handle.levels().ensure(state, level).is_ok())
     }
 
     fn last(&mut self, message: to_agent::Message) -> Poll<Option<Result<wire::ToAgent, Status>>> {

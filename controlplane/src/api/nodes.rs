@@ -70,7 +70,8 @@ impl NodeService for Nodes {
                 |asked| asked.stale,
                 |seated, state, asked| {
                     let node = request::node(state, "node", &asked.node)?;
-                    let node = view::node(state, node, sight(&seated.handle)(node.id));
+                    let report = view::node_report(state, node);
+                    let node = v1::Node { report, ..view::node(state, node, sight(&seated.handle)(node.id)) };
                     Ok(v1::GetNodeReply { node: Some(node), revision: state.revision().0 })
                 },
             )

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use proto::v1;
 
 use crate::args::{self, Role};
+use crate::commands::storage;
 use crate::identity;
 use crate::output::{cores, count, dash, facts, memory, table, time, word};
 use crate::session::{Awaited, Look, PATIENCE, Session, Wait};
@@ -430,7 +431,14 @@ fn shown(node: &v1::Node) -> String {
         ("incarnation", node.incarnation.to_string()),
         ("boot", node.boot_id.clone()),
         ("agent", node.agent_version.clone()),
+        ("storages", storages(node).join("\n")),
     ])
+}
+
+/// The storages as the node sees them, one a line.
+fn storages(node: &v1::Node) -> Vec<String> {
+    let found = node.report.iter().flat_map(|report| &report.storages);
+    found.map(|found| format!("{}: {}", found.storage, storage::seen(found))).collect()
 }
 
 /// For tests of anything that prints a node.
@@ -496,6 +504,24 @@ mod tests {
         ] {
             let found = text.lines().map(|it| it.replacen("   ", " ", 1)).any(|it| squeezed(&it) == squeezed(line));
             assert!(found, "{line:?} is not in\n{text}");
+        }
+        let finding = |fault: &str| v1::StorageFinding {
+            storage: "shared".into(),
+            usable: fault.is_empty(),
+            fault: fault.into(),
+            bytes_total: 8 << 30,
+            bytes_free: 3 << 30,
+            latency_ms: 10,
+            areas: v1::AreaMethod::Copy.into(),
+            ..v1::StorageFinding::default()
+        };
+        for (fault, says) in [
+            ("", "storages shared: usable, 3 GiB free of 8 GiB, a write takes 10 ms, areas by copy"),
+            ("it hangs", "storages shared: lost: it hangs"),
+        ] {
+            let report = v1::NodeReport { storages: vec![finding(fault)], ..v1::NodeReport::default() };
+            let text = shown(&v1::Node { report: Some(report), ..example() });
+            assert!(squeezed(&text).contains(says), "{text}");
         }
         assert!(!text.contains("labels") && !text.contains("waits for you"), "{text}");
         let fencing = v1::NodeHealth::Fencing as i32;

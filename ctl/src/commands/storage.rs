@@ -5,7 +5,7 @@ use clap::Subcommand;
 use proto::v1;
 use proto::v1::storage::Kind;
 
-use crate::output::table;
+use crate::output::{memory, table, time, word};
 use crate::session::Session;
 
 #[derive(Subcommand)]
@@ -47,6 +47,24 @@ pub async fn run(session: &Session, verb: Storage) -> Result<()> {
             session.change(request, &format!("remove storage {name}"), &format!("storage {name} is removed")).await
         }
     }
+}
+
+/// How one node sees a storage, in a line.
+pub fn seen(found: &v1::StorageFinding) -> String {
+    if !found.usable {
+        return format!("lost: {}", found.fault);
+    }
+    let mut words = vec!["usable".to_owned()];
+    if found.bytes_total > 0 {
+        words.push(format!("{} free of {}", memory(found.bytes_free), memory(found.bytes_total)));
+    }
+    if found.latency_ms > 0 {
+        words.push(format!("a write takes {}", time(found.latency_ms)));
+    }
+    if !matches!(found.areas(), v1::AreaMethod::Unspecified | v1::AreaMethod::Unknown) {
+        words.push(format!("areas by {}", word(found.areas().as_str_name(), "AREA_METHOD_")));
+    }
+    words.join(", ")
 }
 
 fn shown(storages: &[v1::Storage]) -> String {

@@ -9,6 +9,7 @@ use cluster::agent::{MembershipIdentity, ToAgent};
 use cluster::{Incarnation, Moment, Span};
 use planted::planted;
 
+use crate::account::Account;
 use crate::actual::{Actual, Phase};
 use crate::class::ClassWord;
 use crate::desired::Desired;
@@ -35,6 +36,7 @@ pub struct Agent {
     pub(crate) lease: Lease,
     pub(crate) terms: Terms,
     pub(crate) class: ClassWord,
+    pub(crate) account: Account,
     pub(crate) pulse: Pulse,
     /// The newest membership heard of.
     pub(crate) membership: Option<Arc<MembershipIdentity>>,
@@ -70,6 +72,7 @@ impl Agent {
             lease: Lease::none(terms.lease),
             terms: Terms::new(terms),
             class: ClassWord::default(),
+            account: Account::default(),
             pulse: Pulse::default(),
             membership: None,
             session: Session::default(),
@@ -100,7 +103,7 @@ impl Agent {
     }
 
     fn absorb(&mut self, now: Moment, input: Input) {
-        self.stirred |= !matches!(input, Input::Tick | Input::Reply(_));
+        self.stirred |= !matches!(input, Input::Tick | Input::Reply(_) | Input::Finds(_));
         match input {
             Input::Tick => {}
             Input::Reply(reply) => self.hear(now, reply),
@@ -117,6 +120,7 @@ impl Agent {
             Input::Found { ask, workloads } => self.found(now, ask, &workloads),
             Input::Happened { container, epoch, what } => self.happened(now, (container, epoch), what),
             Input::Facts(facts) => self.take_facts(now, *facts),
+            Input::Finds(report) => self.take_report(now, report),
             Input::Leave => self.leave(),
         }
     }

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use cluster::agent::{Heartbeat, HeartbeatReply, MembershipIdentity, ToAgent, ToLeader, WantedSpec};
+use cluster::agent::{Heartbeat, HeartbeatReply, MembershipIdentity, ToAgent, ToLeader, WantedSpec, Watch};
 use cluster::{
-    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, OnQuorumLoss, Span,
+    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, NodeReport,
+    OnQuorumLoss, Span,
 };
 
 use crate::journal::Record;
@@ -58,6 +59,8 @@ pub enum Input {
     },
     /// The runtimes, the room or the class of the node changed; told at the next registration, the class at once.
     Facts(Box<NodeFacts>),
+    /// All that is found of the node and of what it watches; whenever one part of it changed.
+    Finds(Arc<NodeReport>),
     /// Leave gracefully: stop everything, latch, say so. There is no way back.
     Leave,
 }
@@ -193,6 +196,8 @@ pub enum Effect {
         container: ContainerId,
         epoch: Epoch,
     },
+    /// Look at this from now on, at nothing else, and answer `Input::Finds` with all that is found when that changes.
+    Watch(Arc<Watch>),
     /// Left for good, and the leader knows, or there was nothing to leave. The agent may end.
     Farewell,
     /// Send `Tick` then; replaces the wake before.

@@ -17,6 +17,7 @@ mod reports;
 mod standing;
 mod terms;
 mod class;
+mod account;
 mod pulse;
 mod handover;
 mod reconcile;

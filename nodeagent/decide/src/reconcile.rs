@@ -30,6 +30,7 @@ impl Agent {
         self.reports
             .settle(set.revision, |container, epoch| desired.item(container).is_some_and(|item| item.epoch <= epoch));
         self.forget_what_cannot_come();
+        self.look_after(&set.watch);
     }
 
     /// Forgets closed epochs of containers that the set just accepted does not name and of which nothing is here. No set

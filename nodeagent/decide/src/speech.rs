@@ -33,6 +33,7 @@ impl Agent {
         self.reports.repeat_all(now);
         self.terms.repeat();
         self.class.repeat(now);
+        self.account.repeat(now);
         match &mut self.standing {
             Standing::Registering { again, .. } | Standing::Left { again: Some(again) } => *again = now,
             _ => {}
@@ -58,6 +59,7 @@ impl Agent {
                 self.tell_reports(now);
                 self.tell_terms(now);
                 self.tell_class(now);
+                self.tell_account(now);
             }
             Standing::Serving { .. } => {}
         }
@@ -112,7 +114,7 @@ impl Agent {
             Standing::Left { again } => again,
             Standing::Serving { registered } if registered <= self.durable => {
                 let words = self.reports.next_due(self.leaving).into_iter().chain(self.next_terms());
-                words.chain(self.next_class()).min()
+                words.chain(self.next_class()).chain(self.next_account()).min()
             }
             Standing::Ending(_) => self.next_class(),
             Standing::Serving { .. } | Standing::Waking => None,

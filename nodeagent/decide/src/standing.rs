@@ -380,6 +380,7 @@ impl Agent {
         self.terms.begin_anew(terms);
         self.desired.clear();
         self.reports.begin_anew(now);
+        self.account.repeat(now);
         self.serve(registered);
         self.session.owe_holding();
     }

@@ -96,6 +96,8 @@ struct Session {
     member: MemberId,
     address: String,
     words: mpsc::Sender<wire::FromAgent>,
+    /// What the member reads.
+    level: u32,
     incoming: Streaming<wire::ToAgent>,
 }
 
@@ -181,6 +183,8 @@ async fn hold(
             order = orders.recv() => match order {
                 None => return Next::End,
                 Some(Order::Seek) => {}
+                // Who does not know the word would take it for an agent gone mad.
+                Some(Order::Say(word)) if level_of(&word) > session.level => {}
                 Some(Order::Say(word)) => {
                     if session.words.try_send(*word).is_err() {
                         break LinkError::Silent { address: session.address };
@@ -193,6 +197,14 @@ async fn hold(
     };
     tracing::warn!(member = %session.member, error = %crate::chain(&error), "session with the leader is over");
     Next::Seek
+}
+
+/// The least a member must read to be told this.
+fn level_of(word: &wire::FromAgent) -> u32 {
+    match word.message {
+        Some(from_agent::Message::Finds(_)) => proto::level::SYSTEM,
+        _ => 0,
+    }
 }
 
 /// For whom a message is.
@@ -312,8 +324,8 @@ impl Seeker {
                 incoming.message().await.map_err(|status| LinkError::call("open session at", &address, status))?;
             match first.and_then(|said| said.message) {
                 Some(to_agent::Message::Welcome(welcome)) => {
-                    let member = MemberId(welcome.member);
-                    Ok(Answer::Welcome(Box::new(Session { member, address: address.clone(), words, incoming })))
+                    let (member, level) = (MemberId(welcome.member), welcome.feature_level);
+                    Ok(Answer::Welcome(Box::new(Session { member, address: address.clone(), words, level, incoming })))
                 }
                 Some(to_agent::Message::NotLeader(not)) => {
                     let hint = Some(not.peer_address).filter(|hint| crate::identity::check_address(hint).is_ok());

@@ -161,6 +161,7 @@ impl Truth {
             terms: self.terms,
             items: self.wanted.values().map(|(item, _)| *item).collect(),
             specs: self.wanted.values().map(|(item, spec)| (item.spec, spec.clone())).collect(),
+            watch: Arc::default(),
         };
         (&ToAgent::Desired(Arc::new(set))).into()
     }
@@ -204,7 +205,7 @@ impl Truth {
                 self.ended.push((incarnation.0, proof));
                 vec![(&ToAgent::Void { incarnation }).into()]
             }
-            ToLeader::TermsInForce { .. } | ToLeader::ClassChanged { .. } => Vec::new(),
+            ToLeader::TermsInForce { .. } | ToLeader::ClassChanged { .. } | ToLeader::Finds { .. } => Vec::new(),
             ToLeader::Holding { .. } => vec![self.desired()],
         }
     }
@@ -362,7 +363,12 @@ impl Agents for Service {
                 let _ = down.send(say(to_agent::Message::NotLeader(not))).await;
                 return;
             }
-            let _ = down.send(say(to_agent::Message::Welcome(wire::AgentWelcome { member: id }))).await;
+            let _ = down
+                .send(say(to_agent::Message::Welcome(wire::AgentWelcome {
+                    member: id,
+                    feature_level: proto::FEATURE_LEVEL,
+                })))
+                .await;
             shared.truth().sessions.push(id);
             let mut changed = shared.changed.subscribe();
             loop {

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use cluster::agent::{
     Answer, DesiredItem, DesiredSet, Heartbeat, HeartbeatReply, MembershipIdentity, Refusal, SpecDigest, ToAgent,
-    ToLeader, Wanted, WantedSpec,
+    ToLeader, Wanted, WantedSpec, Watch,
 };
 use cluster::command::Registration;
-use cluster::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Revision};
+use cluster::{
+    BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Revision, Storage,
+};
 
 use super::node::ascending;
-use super::{ConvertError, Result, choice, each, part, required, same_variants, text, wide, wide_bytes};
+use super::{ConvertError, Result, choice, each, maybe, part, required, same_variants, text, wide, wide_bytes};
 use crate::wire::{self, from_agent, heartbeat_reply, to_agent};
 
 same_variants! {
@@ -139,6 +141,10 @@ impl From<&ToLeader> for wire::FromAgent {
                 revision: revision.0,
                 missing: missing.iter().map(|id| id.0).collect(),
             }),
+            ToLeader::Finds { incarnation, report } => from_agent::Message::Finds(wire::NodeFinds {
+                incarnation: incarnation.0,
+                report: Some((&**report).into()),
+            }),
         };
         wire::FromAgent { message: Some(message) }
     }
@@ -181,6 +187,10 @@ impl TryFrom<wire::FromAgent> for ToLeader {
                 incarnation: Incarnation(holding.incarnation),
                 revision: Revision(holding.revision),
                 missing: holding.missing.into_iter().map(ContainerId).collect(),
+            },
+            from_agent::Message::Finds(finds) => ToLeader::Finds {
+                incarnation: Incarnation(finds.incarnation),
+                report: Arc::new(part("finds.report", finds.report)?),
             },
         })
     }
@@ -280,9 +290,25 @@ impl TryFrom<wire::WantedSpec> for Digested {
     }
 }
 
+impl From<&Watch> for wire::Watch {
+    fn from(watch: &Watch) -> wire::Watch {
+        let Watch { storages } = watch;
+        wire::Watch { storages: storages.iter().map(|storage| (&**storage).into()).collect() }
+    }
+}
+
+impl TryFrom<wire::Watch> for Watch {
+    type Error = ConvertError;
+
+    fn try_from(watch: wire::Watch) -> Result<Watch> {
+        let storages: Vec<Storage> = each("storages", watch.storages)?;
+        Ok(Watch { storages: storages.into_iter().map(Arc::new).collect() })
+    }
+}
+
 impl From<&DesiredSet> for wire::DesiredSet {
     fn from(set: &DesiredSet) -> wire::DesiredSet {
-        let DesiredSet { generation, incarnation, revision, terms, items, specs } = set;
+        let DesiredSet { generation, incarnation, revision, terms, items, specs, watch } = set;
         let spec = |(digest, wanted): &(SpecDigest, Arc<WantedSpec>)| {
             let WantedSpec { container, spec, template, storage } = &**wanted;
             wire::WantedSpec {
@@ -300,6 +326,7 @@ impl From<&DesiredSet> for wire::DesiredSet {
             terms: Some(terms.into()),
             items: items.iter().map(Into::into).collect(),
             specs: specs.iter().map(spec).collect(),
+            watch: (**watch != Watch::default()).then(|| (&**watch).into()),
         }
     }
 }
@@ -320,6 +347,7 @@ impl TryFrom<wire::DesiredSet> for DesiredSet {
             terms: part("terms", set.terms)?,
             items,
             specs: specs.into_iter().map(|Digested(digest, wanted)| (digest, wanted)).collect(),
+            watch: Arc::new(maybe("watch", set.watch)?.unwrap_or_default()),
         })
     }
 }

@@ -195,6 +195,11 @@ impl From<&Command> for log_entry::Command {
                 class: wire::FencingClass::from(*class).into(),
                 reason: text(reason),
             }),
+            Command::ReportNode { node, incarnation, report } => Said::ReportNode(wire::ReportNode {
+                node: node.0,
+                incarnation: incarnation.0,
+                report: Some((&**report).into()),
+            }),
             Command::BeginFencing { node, incarnation, cause } => Said::BeginFencing(wire::BeginFencing {
                 node: node.0,
                 incarnation: incarnation.0,
@@ -331,6 +336,11 @@ impl TryFrom<log_entry::Command> for Command {
                 incarnation: Incarnation(said.incarnation),
                 class: choice::<wire::FencingClass, _>("class", said.class)?,
                 reason: said.reason.into(),
+            },
+            Said::ReportNode(said) => Command::ReportNode {
+                node: NodeId(said.node),
+                incarnation: Incarnation(said.incarnation),
+                report: Arc::new(part("report", said.report)?),
             },
             Said::BeginFencing(said) => Command::BeginFencing {
                 node: NodeId(said.node),

@@ -13,6 +13,7 @@ mod fence;
 mod node;
 mod object;
 mod outcome;
+mod report;
 pub mod import;
 pub mod request;
 pub mod view;

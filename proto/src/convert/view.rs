@@ -3,9 +3,9 @@
 
 use cluster::placement::Score;
 use cluster::{
-    Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Names as _, Node,
-    NodeId, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision, Settings, Span, State, Status,
-    Storage, StorageKind, Tell as _, Template, Unplaced, WallTime,
+    AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name,
+    Names as _, Node, NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision,
+    Settings, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced, WallTime,
 };
 
 use crate::v1;
@@ -65,6 +65,38 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
         },
         silent_ms: sight.silent.map_or(0, millis),
         agent_version: facts.map_or_else(String::new, |facts| facts.version.to_string()),
+        report: None,
+    }
+}
+
+/// What the node said last of what it finds.
+pub fn node_report(state: &State, node: &Node) -> Option<v1::NodeReport> {
+    let kept = state.node_report(node.id)?;
+    let NodeReport { storages } = &*kept.report;
+    Some(v1::NodeReport {
+        storages: storages.iter().map(|(storage, found)| storage_finding(node, storage, found)).collect(),
+        incarnation: kept.incarnation.0,
+        revision: kept.since.0,
+    })
+}
+
+/// A storage as `node` sees it.
+pub fn storage_finding(node: &Node, storage: &Name, found: &StorageFinding) -> v1::StorageFinding {
+    let areas = match found.areas {
+        AreaMethod::Unknown => v1::AreaMethod::Unknown,
+        AreaMethod::Overlay => v1::AreaMethod::Overlay,
+        AreaMethod::Reflink => v1::AreaMethod::Reflink,
+        AreaMethod::Copy => v1::AreaMethod::Copy,
+    };
+    v1::StorageFinding {
+        storage: storage.to_string(),
+        node: node.name.to_string(),
+        usable: found.is_usable(),
+        fault: found.fault.to_string(),
+        bytes_total: found.bytes_total,
+        bytes_free: found.bytes_free,
+        latency_ms: millis(found.latency),
+        areas: areas.into(),
     }
 }
 

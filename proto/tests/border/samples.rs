@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cluster::agent::{
     Answer, DesiredItem, DesiredSet, Heartbeat, HeartbeatReply, MembershipIdentity, Refusal, SpecDigest, ToAgent,
-    ToLeader, Wanted, WantedSpec,
+    ToLeader, Wanted, WantedSpec, Watch,
 };
 use cluster::apply::{Done, Kind, Rejected};
 use cluster::command::{Command, Entry, IntentOrder, Registration, Report, Reported, SettingsChange};
@@ -258,6 +258,7 @@ pub fn commands() -> Vec<(String, Command)> {
                 reason: "an end overran".into(),
             }],
         ),
+        ("report_node", vec![Command::ReportNode { node, incarnation, report: Arc::new(report()) }]),
         ("acknowledge_terms", vec![Command::AcknowledgeTerms { node, incarnation, terms: terms() }]),
         ("remove_node", vec![Command::RemoveNode { node }]),
         ("restart_container", vec![Command::RestartContainer { container }]),
@@ -538,6 +539,7 @@ pub fn state() -> State {
         },
         members: members.map(|member| (member.id, Arc::new(member))).collect(),
         nodes: nodes().into_iter().map(|node| (node.id, Arc::new(node))).collect(),
+        node_reports: Default::default(),
         containers: containers().into_iter().map(|container| (container.id, Arc::new(container))).collect(),
         statuses: observed.enumerate().map(status).collect(),
         templates: [TemplateKind::Os, TemplateKind::Application]
@@ -577,6 +579,24 @@ pub fn state() -> State {
     })
 }
 
+/// Said by the second node; not in `state`, which the first level can hold.
+pub fn kept_report() -> (NodeId, Arc<KeptReport>) {
+    let (incarnation, since, report) = (Incarnation(20), Revision(21), Arc::new(report()));
+    (NodeId(2), Arc::new(KeptReport { incarnation, since, report }))
+}
+
+/// One finding of each kind.
+pub fn report() -> NodeReport {
+    let areas = [AreaMethod::Unknown, AreaMethod::Overlay, AreaMethod::Reflink, AreaMethod::Copy];
+    let finding = |(place, areas): (usize, AreaMethod)| {
+        let fault = if place == 0 { "its path is no folder".into() } else { "".into() };
+        let (bytes_total, bytes_free) = (1 << 40, (1 << 39) + place as u64);
+        let latency = Span::millis(10 + place as u64);
+        (name(&format!("storage-{place}")), StorageFinding { fault, bytes_total, bytes_free, latency, areas })
+    };
+    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()) }
+}
+
 pub fn heartbeat() -> Heartbeat {
     Heartbeat {
         generation: Generation(1),
@@ -612,6 +632,7 @@ pub fn to_leader() -> Vec<ToLeader> {
         ToLeader::Report { incarnation, reports: reports() },
         ToLeader::TermsInForce { incarnation, terms: terms() },
         ToLeader::ClassChanged { incarnation, class: FencingClass::F0, reason: "an end overran".into() },
+        ToLeader::Finds { incarnation, report: Arc::new(report()) },
         ToLeader::Holding { incarnation, revision: Revision(60), missing: vec![ContainerId(1), ContainerId(2)] },
     ];
     all.extend(proofs().into_iter().map(|proof| ToLeader::Ended { incarnation, proof }));
@@ -640,6 +661,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         terms: terms(),
         items: [Wanted::Run, Wanted::Stop, Wanted::Prepare].into_iter().enumerate().map(item).collect(),
         specs: vec![(SpecDigest(u128::MAX), Arc::new(wanted))],
+        watch: Arc::default(),
     };
     vec![
         ToAgent::Registered {
@@ -649,7 +671,8 @@ pub fn to_agent() -> Vec<ToAgent> {
             terms: terms(),
         },
         ToAgent::NotRegistered { current: Incarnation(0), reason: "must be fenced first".into() },
-        ToAgent::Desired(Arc::new(set)),
+        ToAgent::Desired(Arc::new(set.clone())),
+        ToAgent::Desired(Arc::new(DesiredSet { watch: Arc::new(Watch::of(&state)), ..set })),
         ToAgent::Void { incarnation: Incarnation(20) },
     ]
 }

@@ -230,7 +230,11 @@ fn how_a_template_is_run_comes_back_from_the_log() {
 fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {
     let level_of = |entry: &cluster::Entry| wire::LogEntry::from(entry).feature_level;
     for (name, mut entry) in samples::entries() {
-        assert_eq!(level_of(&entry), 1, "{name} was there from the beginning");
+        let since = match entry.command {
+            cluster::Command::ReportNode { .. } => proto::level::SYSTEM,
+            _ => 1,
+        };
+        assert_eq!(level_of(&entry), since, "{name} has been there since then");
         if let cluster::Command::RegisterTemplate { bytes, .. } = &mut entry.command {
             *bytes = 1;
             assert_eq!(level_of(&entry), proto::level::TEMPLATES, "{name} says what the first level does not know");
@@ -249,4 +253,7 @@ fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {
     let (name, template) = truth.templates.iter().next().map(|(name, it)| (name.clone(), it.clone())).expect("one");
     truth.templates.insert(name, std::sync::Arc::new(cluster::Template { bytes: 1, ..(*template).clone() }));
     assert_eq!(header_of(&cluster::State::restore(truth)), proto::level::TEMPLATES);
+    let mut truth = state.truth().clone();
+    truth.node_reports.extend([samples::kept_report()]);
+    assert_eq!(header_of(&cluster::State::restore(truth)), proto::level::SYSTEM);
 }

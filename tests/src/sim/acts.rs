@@ -4,6 +4,7 @@
 
 use cluster::{Event, Incarnation, MemberId, NodeId, Proof, Revision};
 
+use crate::sim::agents::PROBE;
 use crate::sim::clients::Step;
 use crate::sim::clock::{Clock, MS, SECOND};
 use crate::sim::deeds::Deed;
@@ -195,6 +196,13 @@ impl World {
             Deed::FailStarts { at, length } => self.node_at_site(at).is_some_and(|id| {
                 let until = self.now + length;
                 self.nodes.get_mut(&id).expect("it is there").fail_starts_until = until;
+                true
+            }),
+            Deed::LoseStorage { at, length } => self.node_at_site(at).is_some_and(|id| {
+                let until = self.now + length;
+                self.nodes.get_mut(&id).expect("it is there").storage_lost_until = until;
+                self.looks_at_storages(id, PROBE);
+                self.looks_at_storages(id, length + PROBE);
                 true
             }),
             Deed::LyingStarts { at, length } => self.node_at_site(at).is_some_and(|id| {
@@ -466,6 +474,10 @@ impl World {
                 node.slow_stops = (0, 0);
                 node.hung_until = node.hung_until.min(now);
                 node.lying_until = 0;
+                if std::mem::take(&mut node.storage_lost_until) > now {
+                    let id = node.id;
+                    self.looks_at_storages(id, PROBE);
+                }
             }
         }
         for member in self.members.values_mut() {

@@ -1,8 +1,10 @@
 //! Nodes in the world: what reaches an `Agent`, and what becomes of its effects.
 //! In: wakes, mail, completions. Out: heartbeats, words to the leader, orders to the hands and the guard.
 
+use std::sync::Arc;
+
 use cluster::agent::{Answer, MembershipIdentity};
-use cluster::{AgentRun, MemberId, NodeId, OnQuorumLoss, Span};
+use cluster::{AgentRun, MemberId, NodeId, NodeReport, OnQuorumLoss, Span, StorageFinding};
 use decide::{Agent, Audience, Config, Effect, GuardInput, GuardSays, Guardian, Happened, Input, Shape, Workload};
 use replica::Link;
 
@@ -32,11 +34,16 @@ pub(crate) fn reached(members: &Table<MemberId, Member>, identity: &MembershipId
     if known.iter().all(gone) { members.keys().copied().collect() } else { known }
 }
 
+/// From the order to watch something to the first look at it.
+const LOOK: u64 = 20 * MS;
+
 /// From a deed's order to its effect, about.
 pub(crate) const CLAIM: u64 = 10 * MS;
 pub(crate) const START: u64 = 80 * MS;
 pub(crate) const KILL: u64 = 30 * MS;
 pub(crate) const UNMOUNT: u64 = 10 * MS;
+/// From a change of a storage to its being found.
+pub(crate) const PROBE: u64 = SECOND;
 
 impl World {
     // ── Life and death ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +71,7 @@ impl World {
             hint: None,
             tried: id.0 as usize,
             said: cluster::Moment(0),
+            watch: Arc::default(),
         });
         self.say_agent(id, || "agent starts".to_owned());
         self.agent_input(id, Input::Tick);
@@ -207,6 +215,14 @@ impl World {
                 let workloads = workloads.collect();
                 self.agent_input(id, Input::Found { ask, workloads });
             }
+            ToNode::Finds => {
+                let fault: Arc<str> = if node.storage_lost_until > self.now { "it does not answer" } else { "" }.into();
+                let found = |storage: &Arc<cluster::Storage>| {
+                    (storage.name.clone(), StorageFinding { fault: fault.clone(), ..StorageFinding::default() })
+                };
+                let storages = Arc::new(process.watch.storages.iter().map(found).collect());
+                self.agent_input(id, Input::Finds(Arc::new(NodeReport { storages })));
+            }
             ToNode::Happened { container, epoch, what } => {
                 self.agent_input(id, Input::Happened { container, epoch, what: *what });
             }
@@ -315,6 +331,10 @@ impl World {
                 self.after(took, hands(Act::Prepared { container, epoch }));
             }
             Effect::Unprepare { .. } => {}
+            Effect::Watch(watch) => {
+                process.watch = watch;
+                self.looks_at_storages(id, LOOK);
+            }
             Effect::Farewell => {
                 node.left = !self.healed;
                 self.say_agent(id, || "agent has left and ends".to_owned());
@@ -333,6 +353,12 @@ impl World {
             Effect::Say(text) => self.say_agent(id, || text.clone()),
             Effect::Deadline { .. } | Effect::GuardTerms { .. } | Effect::Latch { .. } => {}
         }
+    }
+
+    /// Whichever agent lives there then, it looks at what it watches.
+    pub(crate) fn looks_at_storages(&mut self, id: NodeId, after: u64) {
+        let Some(life) = self.nodes.get(&id).map(|node| node.life) else { return };
+        self.after(after, Happening::Node { node: id, life, what: ToNode::Finds });
     }
 
     pub(crate) fn say_agent(&mut self, id: NodeId, text: impl Fn() -> String) {

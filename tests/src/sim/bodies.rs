@@ -46,10 +46,7 @@ impl Bodies {
 }
 
 pub(crate) fn encode(state: &State) -> Vec<u8> {
-    proto::snapshot::encode(state).fold(Vec::new(), |mut body, piece| {
-        body.extend_from_slice(&piece);
-        body
-    })
+    proto::snapshot::encode(state).collect::<Vec<_>>().concat()
 }
 
 fn keep<T>(known: &mut VecDeque<T>, newest: T) {

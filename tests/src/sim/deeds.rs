@@ -144,6 +144,11 @@ pub enum Deed {
         at: Site,
         length: u64,
     },
+    /// No storage answers on this machine for a while.
+    LoseStorage {
+        at: Site,
+        length: u64,
+    },
     /// No kill works there for a while: tasks wait in the kernel.
     HangKills {
         at: Site,
@@ -284,6 +289,7 @@ impl Deed {
             | Deed::KillNode { down: length, .. }
             | Deed::StallDisk { length, .. }
             | Deed::FailStarts { length, .. }
+            | Deed::LoseStorage { length, .. }
             | Deed::LyingStarts { length, .. }
             | Deed::FullDisk { length, .. }
             | Deed::BreakSnapshots { length, .. }

@@ -150,15 +150,35 @@ pub enum Wish {
 
 #[derive(Debug)]
 pub enum ToNode {
-    Wake { number: u64 },
+    Wake {
+        number: u64,
+    },
     Reply(Box<HeartbeatReply>),
-    Accepted { link: Link },
-    Refused { link: Link, hint: Option<MemberId> },
-    Said { link: Link, message: Box<ToAgent> },
-    JournalSynced { sequence: u64 },
+    Accepted {
+        link: Link,
+    },
+    Refused {
+        link: Link,
+        hint: Option<MemberId>,
+    },
+    Said {
+        link: Link,
+        message: Box<ToAgent>,
+    },
+    JournalSynced {
+        sequence: u64,
+    },
     Slot(GuardSays),
-    Looked { ask: u64 },
-    Happened { container: ContainerId, epoch: Epoch, what: Box<decide::Happened> },
+    Looked {
+        ask: u64,
+    },
+    /// It looks at what it watches.
+    Finds,
+    Happened {
+        container: ContainerId,
+        epoch: Epoch,
+        what: Box<decide::Happened>,
+    },
 }
 
 #[derive(Debug)]

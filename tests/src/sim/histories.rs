@@ -2,7 +2,7 @@
 //! In: questions as they end, events as members tell their watchers of them. Out: the history of a run.
 //! Absent: judgement; and god's knowledge, but for one clock that all clients share.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::apply::{Done, Kind, Rejected};
@@ -17,12 +17,9 @@ pub struct Histories {
     history: History,
     /// The watch that each member's watchers are in.
     open: BTreeMap<MemberId, usize>,
-    /// The last events told, with their texts.
-    words: VecDeque<(Revision, Vec<Told>, Vec<Arc<str>>)>,
+    /// What was first told of each revision, and its texts.
+    words: BTreeMap<Revision, (Vec<Told>, Vec<Arc<str>>)>,
 }
-
-/// So many revisions whose texts are at hand: members lag behind by fewer, as a rule.
-const WORDS: usize = 32;
 
 /// What a question means to the judge: the object it is about, and what is asked of it.
 #[derive(Clone, Debug)]
@@ -93,21 +90,18 @@ impl Histories {
 
     pub fn told(&mut self, member: MemberId, revision: Revision, events: &[Told]) {
         let Some(watch) = self.open.get(&member).filter(|_| !events.is_empty()) else { return };
-        // Each member tells the same, a little later; it is put into words once.
-        let known = self.words.iter().rposition(|(of, told, _)| *of == revision && told == events);
-        let known = known.unwrap_or_else(|| {
-            if self.words.len() == WORDS {
-                self.words.pop_front();
-            }
-            self.words.push_back((
-                revision,
-                events.to_vec(),
-                events.iter().map(|event| event.to_string().into()).collect(),
-            ));
-            self.words.len() - 1
-        });
+        let in_words = || events.iter().map(|event| event.to_string().into()).collect();
+        // Each member tells the same, and one that starts anew all over again: it is put into words once.
+        let (first, words) = self.words.entry(revision).or_insert_with(|| (events.to_vec(), in_words()));
+        let others: Vec<Arc<str>>;
+        let words = if first == events {
+            &*words
+        } else {
+            others = in_words();
+            &others
+        };
         let seen = &mut self.history.watches[*watch].seen;
-        seen.extend((0..).zip(&self.words[known].2).map(|(place, text)| Event {
+        seen.extend((0..).zip(words).map(|(place, text)| Event {
             revision: revision.0,
             place,
             text: text.clone(),

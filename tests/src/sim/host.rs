@@ -132,6 +132,8 @@ pub struct Node {
     pub older_set: Option<Arc<cluster::agent::DesiredSet>>,
     pub works: BTreeMap<(ContainerId, Epoch), Work>,
     pub fail_starts_until: God,
+    /// Until then no storage answers there.
+    pub storage_lost_until: God,
     pub slow_stops: (God, u64),
     /// Until then no kill works: tasks wait in the kernel.
     pub hung_until: God,
@@ -151,6 +153,8 @@ pub struct AgentProcess {
     pub hint: Option<MemberId>,
     pub tried: usize,
     pub said: Moment,
+    /// What it was last told to look at.
+    pub watch: Arc<cluster::agent::Watch>,
 }
 
 /// One epoch of one container as the kernel has it.

@@ -23,7 +23,7 @@ at T VERB …   with VERB one of
   annotate NAME KEY=VALUE | policy NAME stop|keep | look NAME [stale] | cordon, uncordon, drain, maintain, return nK | role nK active|standby | profile NAME | read
   power-off, power-on, freeze, suspend, thaw, isolate, rejoin TARGET | cut, mend TARGET TARGET | slow TARGET TARGET T
   kill-member, pause-member, resume-member mK | kill-agent, pause-agent, resume-agent nK | kill-guard, kill-node nK
-  stall-disk mK T | wipe-disk mK | rot-disk mK | slow-stops nK T T | hang-kills nK T | fail-starts nK T | exit nK CODE
+  stall-disk mK T | wipe-disk mK | rot-disk mK | slow-stops nK T T | hang-kills nK T | fail-starts nK T | lose-storage nK T | exit nK CODE
   transfer-leader [mK] | add-member machine K | remove-member mK | leave nK | confirm-down nK | replay nK | heal
   expect NAME runs on nK | expect NAME runs nowhere | expect NAME has no place | expect leader mK | expect well
 until T
@@ -237,6 +237,7 @@ fn step(world: &mut World, words: &[&str]) -> Result<(), String> {
         ["wipe-disk", at] => Deed::WipeDisk(site(at)?),
         ["rot-disk", at] => Deed::RotDisk { at: site(at)?, place: 40 << 8 | 4 },
         ["slow-stops", at, length, stop] => Deed::SlowStops { at: site(at)?, length: span(length)?, stop: span(stop)? },
+        ["lose-storage", at, length] => Deed::LoseStorage { at: site(at)?, length: span(length)? },
         ["fail-starts", at, length] => Deed::FailStarts { at: site(at)?, length: span(length)? },
         ["exit", at, code] => Deed::Exit { at: site(at)?, code: number(code)? as i32 },
         ["transfer-leader"] => Deed::TransferLeader(None),

@@ -48,6 +48,7 @@ pub struct World {
     pub newest: State,
     /// The revision of the last state that was looked at as a whole.
     pub(crate) looked_at: Revision,
+    pub(crate) looks: cluster::invariants::Looks,
     pub checks: Checks,
     pub(crate) histories: Histories,
     pub(crate) rules: Rules,
@@ -267,7 +268,7 @@ impl World {
         let changed = self.looked_at != self.newest.revision();
         if (now / SECOND).is_multiple_of(WHOLE_LOOK_S) && changed {
             self.looked_at = self.newest.revision();
-            for violation in cluster::invariants::check(&self.newest) {
+            for violation in self.looks.check(&self.newest) {
                 self.checks.violate(now, "State", violation.to_string());
             }
         }

@@ -11,6 +11,7 @@ mod fencing;
 mod containers;
 mod handover;
 mod reports;
+mod findings;
 #[cfg(test)]
 mod tests;
 
@@ -282,6 +283,7 @@ impl<'a> Step<'a> {
             NoteNodeClass { node, incarnation, class, reason } => {
                 self.note_node_class(*node, *incarnation, *class, reason)
             }
+            ReportNode { node, incarnation, report } => self.report_node(*node, *incarnation, report),
             BeginFencing { node, incarnation, cause } => self.begin_fencing(*node, *incarnation, cause),
             RecordFenced { node, incarnation, proof } => self.record_fenced(*node, *incarnation, proof),
             RemoveNode { node } => self.remove_node(*node),

@@ -9,6 +9,7 @@ use crate::model::container::{ContainerSpec, RestartPolicy};
 use crate::model::ids::NodeId;
 use crate::model::lease::LeaseTerms;
 use crate::model::node::NodeFacts;
+use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::template::TemplateDefaults;
@@ -32,6 +33,8 @@ const OWNERS_MAX: usize = 10_000;
 const LABELS_MAX: usize = 64;
 const KEY_MAX: usize = 253;
 const LABEL_VALUE_MAX: usize = 255;
+/// What is wrong with one of many things.
+const FAULT_MAX: usize = 512;
 /// One line of text about something.
 const LINE_MAX: usize = 4 * KIB;
 
@@ -230,6 +233,16 @@ pub(super) fn facts(facts: &NodeFacts) -> Result<(), Rejected> {
         }
     }
     Ok(())
+}
+
+/// Whatever else a report holds is bounded here too: a node that has gone mad must not fill the log.
+pub(super) fn report(report: &NodeReport) -> Result<(), Rejected> {
+    let NodeReport { storages } = report;
+    if storages.len() > ITEMS_MAX {
+        let problem = format!("{} storages; at most {ITEMS_MAX} are allowed", storages.len());
+        return Err(invalid("report.storages", problem));
+    }
+    storages.values().try_for_each(|finding| line("report.storages", &finding.fault, FAULT_MAX))
 }
 
 pub(super) fn terms(terms: LeaseTerms) -> Result<(), Rejected> {

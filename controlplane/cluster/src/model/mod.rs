@@ -10,5 +10,6 @@ pub mod member;
 pub mod container;
 pub mod template;
 pub mod storage;
+pub mod report;
 pub mod settings;
 pub mod decision;

@@ -15,7 +15,7 @@ use crate::error::{Refused, StoreError};
 use crate::ledger::Ledger;
 use crate::replay::{owned, replay};
 use crate::ring::{Ring, Shape};
-use crate::snapshot::{decode_snapshot, frames, snapshot_header, snapshot_meta};
+use crate::snapshot::{CRC_BYTES, FRAME_BYTES, decode_snapshot, frames, snapshot_header, snapshot_meta};
 use crate::tip::Tip;
 use crate::types::{Group, Identity, Loaded, SnapshotMeta};
 use bytes::Bytes;
@@ -317,6 +317,7 @@ impl SnapshotFolder for MemSnapshots {
         }
         let mut bodies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = snapshot_header(&bodies.identity, meta);
+        file.reserve_exact(body.len() + CRC_BYTES * body.len().div_ceil(FRAME_BYTES));
         frames(body).for_each(|(crc, frame)| {
             file.extend_from_slice(&crc);
             file.extend_from_slice(frame);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wanted, WantedSpec};
+use cluster::agent::{DesiredItem, DesiredSet, SpecDigest, ToAgent, ToLeader, Wanted, WantedSpec, Watch};
 use cluster::apply::Done;
 use cluster::command::{Command, Registration, Report, Reported};
 use cluster::{
@@ -42,8 +42,15 @@ struct Session {
     /// The revision of the set under way and when it was sent.
     in_flight: Option<Revision>,
     /// What was last told in this session; a new one begins with everything, and be it nothing.
-    told: Option<(LeaseTerms, Vec<DesiredItem>)>,
+    told: Option<Told>,
     specs: BTreeSet<SpecDigest>,
+}
+
+#[derive(PartialEq)]
+struct Told {
+    terms: LeaseTerms,
+    items: Vec<DesiredItem>,
+    watch: Arc<Watch>,
 }
 
 impl Sessions {
@@ -74,9 +81,12 @@ impl Sessions {
                     self.mark(target);
                 }
             }
-            if let Event::HandoverAborted { .. } = event {
+            match event {
                 // The former target is no longer named anywhere; it finds out from its next set.
-                self.all_dirty();
+                Event::HandoverAborted { .. } => self.all_dirty(),
+                // What everybody watches has changed.
+                Event::StorageRegistered { .. } | Event::StorageRemoved { .. } => self.all_dirty(),
+                _ => {}
             }
         }
     }
@@ -153,8 +163,8 @@ impl Session {
             return None;
         }
         let (items, wanted) = desired(desk.state, self.node, incarnation);
-        let terms = desk.state.settings().terms;
-        if self.told.as_ref().is_some_and(|(told, before)| *told == terms && *before == items) {
+        let told = Told { terms: desk.state.settings().terms, items, watch: Arc::new(Watch::of(desk.state)) };
+        if self.told.as_ref() == Some(&told) {
             return None;
         }
         let specs: Vec<_> = wanted.into_iter().filter(|(digest, _)| self.specs.insert(*digest)).collect();
@@ -162,12 +172,13 @@ impl Session {
             generation: desk.state.generation(),
             incarnation,
             revision: desk.state.revision(),
-            terms,
-            items: items.clone(),
+            terms: told.terms,
+            items: told.items.clone(),
             specs,
+            watch: told.watch.clone(),
         };
         let revision = set.revision;
-        self.told = Some((terms, items));
+        self.told = Some(told);
         self.in_flight = Some(revision);
         desk.effects.push(Effect::ToAgent { link, message: ToAgent::Desired(Arc::new(set)) });
         Some(revision)
@@ -277,6 +288,14 @@ impl Leadership {
                 if news {
                     let command = Command::NoteNodeClass { node, incarnation, class, reason };
                     desk.propose.push((Origin::Duty, None, command));
+                }
+            }
+            ToLeader::Finds { incarnation, report } => {
+                session.speaks_for(incarnation);
+                let kept = desk.state.node_report(node);
+                let news = kept.is_none_or(|kept| kept.incarnation != incarnation || kept.report != report);
+                if is_up(&health, incarnation) && news {
+                    desk.propose.push((Origin::Duty, None, Command::ReportNode { node, incarnation, report }));
                 }
             }
             ToLeader::Holding { incarnation, revision, missing } => {

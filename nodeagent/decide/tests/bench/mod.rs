@@ -253,6 +253,7 @@ impl Bench {
             terms: self.agent.journal().terms,
             items: items.to_vec(),
             specs: items.iter().map(|item| (item.spec, spec(item.container.0))).collect(),
+            watch: Arc::default(),
         }
     }
 
@@ -414,6 +415,10 @@ pub fn line(effect: &Effect) -> String {
         Effect::Stop { container, epoch, grace } => format!("stop {container} {epoch} {}", grace.as_millis()),
         Effect::Prepare { container, epoch, .. } => format!("prepare {container} {epoch}"),
         Effect::Unprepare { container, epoch } => format!("unprepare {container} {epoch}"),
+        Effect::Watch(watch) => {
+            let names = watch.storages.iter().map(|storage| format!(" {}", storage.name));
+            format!("watch{}", names.collect::<String>())
+        }
         Effect::Farewell => "farewell".to_owned(),
         Effect::Wake { .. } => "wake".to_owned(),
         Effect::Say(text) => format!("say {text}"),
@@ -453,6 +458,13 @@ fn to_leader(word: &ToLeader) -> String {
         ToLeader::Ended { incarnation, proof } => format!("ended {incarnation} {proof:?}").to_lowercase(),
         ToLeader::TermsInForce { terms, .. } => format!("in force {}", terms.lease.as_millis()),
         ToLeader::ClassChanged { class, .. } => format!("class {class}"),
+        ToLeader::Finds { incarnation, report } => {
+            let finding = |(name, finding): (&Name, &StorageFinding)| {
+                let fault = if finding.is_usable() { "well" } else { &*finding.fault };
+                format!(" {name} {fault}")
+            };
+            format!("finds {incarnation}{}", report.storages.iter().map(finding).collect::<String>())
+        }
         ToLeader::Holding { revision, missing, .. } => {
             let missing: Vec<String> = missing.iter().map(|container| format!(" {container}")).collect();
             format!("holding {revision}{}", missing.concat())

@@ -4,4 +4,5 @@ mod fencing;
 mod containers;
 mod handover;
 mod requests;
+mod findings;
 mod random;
