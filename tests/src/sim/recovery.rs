@@ -7,12 +7,13 @@ use cluster::{Generation, LogsRead, MemberId, NodeId};
 use record::{Identity, SnapshotMeta};
 use replica::recovery::{Reading, Survey, next_generation, survey};
 
+use crate::sim::bodies::encode;
 use crate::sim::chance::Chance;
 use crate::sim::clients::{Operator, Step};
 use crate::sim::clock::{God, MS, SECOND};
 use crate::sim::deeds::{Deed, Layout, Timed};
 use crate::sim::disk::Disk;
-use crate::sim::members::{load, snapshot_of};
+use crate::sim::members::load;
 use crate::sim::mirror::Mirror;
 use crate::sim::net::Site;
 use crate::sim::transcript::{Line, Show};
@@ -105,7 +106,7 @@ impl World {
         for id in read {
             self.stop_member(id, false);
             let member = self.members.get_mut(&id).expect("it lives there");
-            match load(member) {
+            match load(member, &mut self.bodies) {
                 Ok(start) if start.state.is_some() => readings.push(Reading { member: id, start }),
                 Ok(_) | Err(_) => self.supervise(id, SECOND),
             }
@@ -139,7 +140,7 @@ impl World {
         for reading in readings.iter().filter(|reading| reading.member != id) {
             self.members.get_mut(&reading.member).expect("just read").retired = Some("recovered elsewhere".to_owned());
         }
-        let body = snapshot_of(&state);
+        let body = encode(&state);
         let meta = SnapshotMeta::of(point, replica::encode_membership(state.membership()), &body);
         let (speed, chance) = (self.layout.disk, Chance::new(self.seed ^ now, "disk"));
         let member = self.members.get_mut(&id).expect("just read");
