@@ -157,7 +157,7 @@ impl Shared {
 impl Truth {
     fn desired(&self) -> wire::ToAgent {
         let set = DesiredSet {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             incarnation: Incarnation(self.incarnation),
             revision: Revision(self.revision),
             terms: self.terms,
@@ -186,7 +186,7 @@ impl Truth {
                 self.wanted.retain(|_, (item, _)| item.on_quorum_loss == OnQuorumLoss::Keep);
                 self.registrations.push(*registration);
                 let registered = ToAgent::Registered {
-                    generation: Generation(1),
+                    generation: Generation::numbered(1),
                     incarnation: Incarnation(self.incarnation),
                     revision: Revision(self.revision),
                     terms: self.terms,

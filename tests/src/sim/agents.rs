@@ -1,7 +1,6 @@
 //! Nodes in the world: what reaches an `Agent`, and what becomes of its effects.
 //! In: wakes, mail, completions. Out: heartbeats, words to the leader, orders to the hands and the guard.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::agent::{Answer, MembershipIdentity};
@@ -12,6 +11,7 @@ use replica::Link;
 use crate::sim::clock::{MS, SECOND};
 use crate::sim::happenings::{Act, Happening, Mail, ToNode};
 use crate::sim::host::{AgentProcess, Member, Work, WorkPhase};
+use crate::sim::table::Table;
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::World;
 
@@ -28,7 +28,7 @@ pub(crate) fn heartbeat_link_of(link: Link) -> (NodeId, u32) {
 
 /// The members of the newest membership heard of; once none of them is left, those of the configuration, which the
 /// operator keeps right.
-pub(crate) fn reached(members: &BTreeMap<MemberId, Member>, identity: &MembershipIdentity) -> Vec<MemberId> {
+pub(crate) fn reached(members: &Table<MemberId, Member>, identity: &MembershipIdentity) -> Vec<MemberId> {
     let known: Vec<MemberId> = identity.addresses.iter().map(|(member, _)| *member).collect();
     let gone = |id: &MemberId| members.get(id).is_none_or(|member| member.retired.is_some());
     if known.iter().all(gone) { members.keys().copied().collect() } else { known }
@@ -59,7 +59,11 @@ impl World {
         node.works.retain(|_, work| work.phase != WorkPhase::Starting);
         let machine = &self.machines[&node.site];
         let (run, facts) = (AgentRun(u64::from(node.life)), node.facts(self.layout.power_switch));
-        let config = Config { node: id, boot: machine.boot, run, facts, guard_found: node.guard.is_some() };
+        if let Err(error) = node.journal.admits(node.generation) {
+            return self.checks.violate(self.now, "Generation", format!("{id} does not start: {error}"));
+        }
+        let guard_found = node.guard.is_some();
+        let config = Config { node: id, generation: node.generation, boot: machine.boot, run, facts, guard_found };
         let agent = Agent::new(config, node.journal.clone());
         let slot = node.guard.as_ref().map_or(GuardSays { alive: false, ..node.slot }, Guardian::slot);
         node.agent = Some(AgentProcess {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cluster::{
-    Bootstrap, ClusterId, Command, Entry, Member as MemberRecord, MemberId, Name, NodeId, Resources, Revision,
-    SecretHash, Settings, Span, State, StorageKind, TemplateKind, WallTime,
+    Bootstrap, ClusterId, Command, Entry, Generation, Member as MemberRecord, MemberId, Name, NodeId, Resources,
+    Revision, SecretHash, Settings, Span, State, StorageKind, TemplateKind, WallTime,
 };
 use decide::{GuardSays, Journal};
 use record::{Identity, LogPoint, SnapshotMeta};
@@ -24,6 +24,7 @@ use crate::sim::host::{Machine, Member, Node};
 use crate::sim::mirror::Mirror;
 use crate::sim::net::{Net, Site};
 use crate::sim::rules::Rules;
+use crate::sim::table::Table;
 use crate::sim::transcript::Transcript;
 use crate::sim::world::{Counts, EPOCH_MS, World};
 
@@ -40,9 +41,9 @@ impl World {
             layout,
             plan: schedule,
             agenda: Agenda::default(),
-            machines: BTreeMap::new(),
-            members: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            machines: Table::default(),
+            members: Table::default(),
+            nodes: Table::default(),
             sessions: BTreeMap::new(),
             next_link: 1,
             streams: BTreeMap::new(),
@@ -52,7 +53,9 @@ impl World {
             claims: BTreeMap::new(),
             dark: BTreeMap::new(),
             newest: state.clone(),
-            checks: Checks::default(),
+            looked_at: Default::default(),
+            looks: Default::default(),
+            checks: Checks::of(state.generation()),
             histories: Histories::default(),
             rules: Rules::default(),
             transcript,
@@ -63,6 +66,7 @@ impl World {
             chance: Chance::new(seed, "world"),
             runtime_chance: Chance::new(seed, "runtime"),
             parsed: BTreeMap::new(),
+            bodies: Default::default(),
             healed: false,
             standstill: 0,
         };
@@ -71,7 +75,7 @@ impl World {
     }
 
     fn populate(&mut self, state: &State) {
-        let body: Vec<u8> = crate::sim::members::snapshot_of(state);
+        let body = crate::sim::bodies::encode(state);
         let point = LogPoint { index: state.revision().0, term: 1 };
         let meta = SnapshotMeta::of(point, replica::encode_membership(state.membership()), &body);
         let machines = self.layout.machines.clone();
@@ -129,13 +133,15 @@ impl World {
     }
 
     pub(crate) fn add_member_host(&mut self, id: MemberId, site: Site, founded: Option<(&SnapshotMeta, &[u8])>) {
-        let identity = Identity { cluster: DISK_CLUSTER, member: id.0, incarnation: 1 };
+        let generation = self.newest.generation();
+        let identity = Identity { cluster: DISK_CLUSTER, member: id.0, incarnation: generation.number };
         let chance = Chance::new(self.seed ^ id.0.wrapping_mul(0x9e37_79b9), "disk");
         let disk = Disk::new(identity, founded, self.layout.disk, chance);
         let member = Member {
             id,
             site,
             identity,
+            generation,
             disk,
             life: 0,
             process: None,
@@ -161,6 +167,7 @@ impl Node {
         Node {
             id,
             site,
+            generation: Generation::numbered(1),
             capacity_mib: 4_096,
             journal,
             unsynced: VecDeque::new(),
