@@ -12,6 +12,8 @@ pub const FEATURE_LEVEL: u32 = SYSTEM;
 const FIRST: u32 = 1;
 /// Templates know their size and how they are run; agents take errands.
 pub const TEMPLATES: u32 = 2;
+/// A generation has an id beside its number, and the fencing of a node may begin by a recovery.
+pub const RECOVERY: u32 = 3;
 /// System containers on Hardware Nodes: nodes report what they find.
 pub const SYSTEM: u32 = 4;
 
@@ -31,7 +33,8 @@ pub fn of_command(command: &Command) -> u32 {
 pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
     let reports = truth.node_reports.values().map(|_| SYSTEM);
-    templates.chain(reports).max().unwrap_or(FIRST)
+    let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
+    templates.chain(reports).fold(generation, u32::max)
 }
 
 fn of_template(bytes: u64, defaults: &TemplateDefaults) -> u32 {
