@@ -84,6 +84,7 @@ pub fn decide_for(
 }
 
 /// Why a node may not take a container. The first rule that says no is named; each has a stable reason code.
+/// New ones come last: what was there before hashes by its place in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rejection {
     /// Not up: never registered, fencing or fenced.
@@ -99,6 +100,17 @@ pub enum Rejection {
     StorageUnknown {
         storage: Name,
     },
+    NoRuntime,
+    CpuShort {
+        missing_millis: u64,
+    },
+    MemoryShort {
+        missing_bytes: u64,
+    },
+    /// Could not start it there lately.
+    StartFailedHere {
+        reason: Arc<str>,
+    },
     /// The node says that it finds it on no storage, nor on the one the container is on.
     TemplateMissing {
         template: Name,
@@ -111,17 +123,6 @@ pub enum Rejection {
     },
     /// Its agent would not do all that the container asks for.
     AgentTooOld,
-    NoRuntime,
-    CpuShort {
-        missing_millis: u64,
-    },
-    MemoryShort {
-        missing_bytes: u64,
-    },
-    /// Could not start it there lately.
-    StartFailedHere {
-        reason: Arc<str>,
-    },
 }
 
 impl Rejection {
