@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
 use tests::lab::history::Fault;
 use tests::lab::world::{self, End, tell, tell_until};
 use tests::lab::{BUSY, Container, DECISION, LEASE_AND_KILL, Lab, WAIT, figures, longest, now_ns};
@@ -249,7 +250,11 @@ fn a_template_is_imported_once_and_containers_run_from_it_on_every_node() {
         assert_eq!(again["wasThere"], true, "{again}");
         assert_eq!(again["template"]["digest"], first["template"]["digest"]);
 
-        let kept = || (listed(&shared.join("templates")), lab.ctl(&["template", "list"])["templates"].clone());
+        let kept = || {
+            let templates = lab.ctl(&["template", "list"])["templates"].as_array().cloned().unwrap_or_default();
+            let digests: Vec<Value> = templates.iter().map(|it| json!([it["name"], it["digest"]])).collect();
+            (listed(&shared.join("templates")), digests)
+        };
         let before = kept();
         let wrong = format!("sha256:{}", "0".repeat(64));
         let refused = import("wrong", &archive, &["--digest", &wrong]).expect_err("another digest was expected");
