@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::{AreaMethod, NodeId, Storage, StorageKind};
+use cluster::{AreaMethod, NodeId, Storage};
 use rustix::fs::{OFlags, statvfs};
 use rustix::io::Errno;
 
@@ -30,8 +30,7 @@ pub struct Probed {
 }
 
 pub fn storage(storage: &Storage, node: NodeId) -> Probed {
-    let StorageKind::Directory { path } = &storage.kind;
-    let path = Path::new(&**path);
+    let path = Path::new(&**storage.kind.path());
     let mut probed = Probed::default();
     probed.fault = look(path, node, &mut probed).err();
     probed
@@ -86,7 +85,7 @@ fn write(probes: &Path, node: NodeId) -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use cluster::{Name, Revision};
+    use cluster::{Name, Revision, StorageKind};
 
     use super::*;
 

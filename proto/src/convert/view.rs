@@ -66,7 +66,18 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
         silent_ms: sight.silent.map_or(0, millis),
         agent_version: facts.map_or_else(String::new, |facts| facts.version.to_string()),
         report: None,
+        containers_bound: 0,
     }
+}
+
+/// How many containers on the node have their private area there alone.
+pub fn containers_bound(state: &State, node: &Node) -> u32 {
+    let bound = state.claims(node.id).filter(|(container, _)| is_bound(state, container));
+    u32::try_from(bound.count()).unwrap_or(u32::MAX)
+}
+
+fn is_bound(state: &State, container: &Container) -> bool {
+    state.storage(&container.spec.storage).is_some_and(|storage| storage.kind.is_local())
 }
 
 /// What the node said last of what it finds.
@@ -349,6 +360,11 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
         let (name, class, why) = (&node.name, node.class(), &facts.class_reason);
         lines.push(format!("{name} is fencing class {class} ({why}): if it is lost, this waits for an operator"));
     }
+    if is_bound(state, of) {
+        let home = of.home.map_or_else(|| "the node it is first given to".to_owned(), |home| state.node_name(home));
+        let storage = &of.spec.storage;
+        lines.push(format!("its storage {storage} is local: it can run on {home} alone, and is never failed over"));
+    }
     let recorded = of.decision.map(|at| (at, state.decision(at)));
     if let Some((at, Some(made))) = &recorded {
         match made.chosen {
@@ -392,14 +408,41 @@ pub fn template(template: &Template) -> v1::Template {
     }
 }
 
-pub fn storage(storage: &Storage) -> v1::Storage {
+pub fn storage(state: &State, storage: &Storage) -> v1::Storage {
     let Storage { name, kind, registered } = storage;
     let kind = match kind {
         StorageKind::Directory { path } => {
             v1::storage::Kind::Directory(v1::DirectoryStorage { path: path.to_string() })
         }
+        StorageKind::Local { path } => v1::storage::Kind::Local(v1::LocalStorage { path: path.to_string() }),
     };
-    v1::Storage { name: name.to_string(), kind: Some(kind), registered_revision: registered.0 }
+    let (mut usable, mut lost) = (0, 0);
+    for (_, found) in seen_by(state, name) {
+        *if found.is_usable() { &mut usable } else { &mut lost } += 1;
+    }
+    v1::Storage {
+        name: name.to_string(),
+        kind: Some(kind),
+        registered_revision: registered.0,
+        containers: state.storage_uses(name),
+        nodes_usable: usable,
+        nodes_lost: lost,
+        findings: Vec::new(),
+    }
+}
+
+/// How each node that has looked sees it, by node.
+pub fn storage_findings(state: &State, name: &Name) -> Vec<v1::StorageFinding> {
+    let mut findings: Vec<_> = seen_by(state, name).map(|(node, found)| storage_finding(node, name, found)).collect();
+    findings.sort_unstable_by(|one, other| one.node.cmp(&other.node));
+    findings
+}
+
+/// What was found by nodes that serve; of the others nothing that was found counts.
+fn seen_by<'s>(state: &'s State, name: &Name) -> impl Iterator<Item = (&'s Node, &'s StorageFinding)> {
+    let nodes = state.nodes().filter(|node| node.up().is_some());
+    let name = name.clone();
+    nodes.filter_map(move |node| Some((&**node, state.node_report(node.id)?.report.storages.get(&name)?)))
 }
 
 pub fn lease_terms(terms: LeaseTerms) -> v1::LeaseTerms {

@@ -18,4 +18,28 @@ pub struct Storage {
 pub enum StorageKind {
     /// A shared file system that every node sees at the same absolute path.
     Directory { path: Arc<str> },
+    /// A folder on each node's own disks, at the same absolute path: what lies there lies on one node alone.
+    Local { path: Arc<str> },
+}
+
+impl StorageKind {
+    /// Where it is mounted, the same on every node.
+    pub fn path(&self) -> &Arc<str> {
+        match self {
+            StorageKind::Directory { path } | StorageKind::Local { path } => path,
+        }
+    }
+
+    /// Another node cannot go on with what lies there.
+    pub fn is_local(&self) -> bool {
+        matches!(self, StorageKind::Local { .. })
+    }
+
+    /// In one word, as people give it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            StorageKind::Directory { .. } => "directory",
+            StorageKind::Local { .. } => "local",
+        }
+    }
 }
