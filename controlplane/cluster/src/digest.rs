@@ -19,6 +19,11 @@ impl StateHash {
         self.0 = self.0.wrapping_sub(object(room, key, value));
     }
 
+    /// Of other objects: what all of them together hash to.
+    pub(crate) fn join(&mut self, others: StateHash) {
+        self.0 = self.0.wrapping_add(others.0);
+    }
+
     pub(crate) fn replace<V: Hash>(&mut self, room: Room, key: &impl Hash, old: &V, new: &V) {
         self.remove(room, key, old);
         self.add(room, key, new);

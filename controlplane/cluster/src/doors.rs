@@ -192,6 +192,14 @@ fn next(counter: &mut u64, header: Header, hash: &mut StateHash) -> u64 {
 impl Derived {
     /// Everything that follows from `truth`, computed from nothing.
     pub(crate) fn of(truth: &Truth) -> Derived {
+        let mut derived = Derived::beside_decisions(truth);
+        let hash = &mut derived.hash;
+        truth.decisions.iter().for_each(|(revision, decision)| hash.add(Room::Decision, revision, decision));
+        derived
+    }
+
+    /// The same but for the decisions, of which nothing but the hash is derived.
+    pub(crate) fn beside_decisions(truth: &Truth) -> Derived {
         let mut derived = Derived::default();
         for node in truth.nodes.values() {
             derived.enter_node(node);
@@ -206,7 +214,6 @@ impl Derived {
         truth.statuses.iter().for_each(|(id, status)| hash.add(Room::Status, id, status));
         truth.templates.iter().for_each(|(name, template)| hash.add(Room::Template, name, template));
         truth.storages.iter().for_each(|(name, storage)| hash.add(Room::Storage, name, storage));
-        truth.decisions.iter().for_each(|(revision, decision)| hash.add(Room::Decision, revision, decision));
         truth.sessions.hash_into(hash);
         derived
     }

@@ -8,16 +8,20 @@ use std::sync::Arc;
 
 use crate::sessions::Remembered;
 
-/// So many are copied with each write at most; then they become part of the bulk, which is written anew.
+/// So many are copied with each write at most; then they become a chunk of the bulk.
 const YOUNG_MAX: usize = 16;
 
 type Kept = (u64, Remembered);
+type Chunk = Arc<[Kept]>;
 
 #[derive(Default)]
 pub struct Results {
-    /// Ascending.
-    bulk: Arc<[Kept]>,
-    /// So many of the lowest in `bulk` were taken out.
+    /// Ascending, within each chunk and from chunk to chunk; none is empty. A new chunk costs a new list of the others,
+    /// not what is in them.
+    bulk: Arc<[Chunk]>,
+    /// How many results are in `bulk`, those taken out included.
+    bulk_len: usize,
+    /// So many of the lowest in `bulk` were taken out: of its first chunk only, for one that is used up goes.
     gone: usize,
     /// Ascending, all above `bulk`.
     young: Vec<Kept>,
@@ -25,7 +29,7 @@ pub struct Results {
 
 impl Results {
     pub fn len(&self) -> usize {
-        self.old().len() + self.young.len()
+        self.bulk_len - self.gone + self.young.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -36,23 +40,27 @@ impl Results {
         let among = |kept: &[Kept]| kept.binary_search_by_key(sequence, |(sequence, _)| *sequence);
         match among(&self.young) {
             Ok(at) => Some(&self.young[at].1),
-            Err(0) => among(self.old()).ok().map(|at| &self.old()[at].1),
+            Err(0) => {
+                let place = self.bulk.partition_point(|chunk| last(chunk) < *sequence);
+                let chunk = self.bulk.get(place)?;
+                among(chunk).ok().filter(|at| place > 0 || *at >= self.gone).map(|at| &chunk[at].1)
+            }
             Err(_) => None,
         }
     }
 
     /// By sequence, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (&u64, &Remembered)> {
-        self.old().iter().chain(&self.young).map(|(sequence, remembered)| (sequence, remembered))
+        self.old().chain(&self.young).map(|(sequence, remembered)| (sequence, remembered))
     }
 
     /// Takes the place of what was there under `sequence`.
     pub(crate) fn insert(&mut self, sequence: u64, remembered: Remembered) {
         if self.young.len() >= YOUNG_MAX {
-            self.settle(u64::MAX);
+            self.settle();
         }
-        if self.old().last().is_some_and(|(last, _)| *last >= sequence) {
-            self.settle(sequence);
+        if self.bulk.last().is_some_and(|chunk| last(chunk) >= sequence) {
+            self.unsettle(sequence);
         }
         match self.young.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
             Ok(at) => self.young[at].1 = remembered,
@@ -62,29 +70,49 @@ impl Results {
 
     /// Takes the lowest out.
     pub(crate) fn pop_first(&mut self) -> Option<Kept> {
-        match self.old().first().cloned() {
-            Some(first) => {
-                self.gone += 1;
-                Some(first)
-            }
-            None if self.young.is_empty() => None,
-            None => Some(self.young.remove(0)),
+        let Some(chunk) = self.bulk.first() else {
+            return (!self.young.is_empty()).then(|| self.young.remove(0));
+        };
+        let first = chunk[self.gone].clone();
+        self.gone += 1;
+        if self.gone == chunk.len() {
+            self.bulk_len -= self.gone;
+            self.gone = 0;
+            self.bulk = self.bulk[1..].into();
         }
+        Some(first)
     }
 
-    fn old(&self) -> &[Kept] {
-        &self.bulk[self.gone..]
+    fn old(&self) -> impl Iterator<Item = &Kept> {
+        self.bulk.iter().flat_map(|chunk| chunk.iter()).skip(self.gone)
     }
 
-    /// Writes the bulk anew: everything below `sequence`. What is not has its place among the young.
-    fn settle(&mut self, sequence: u64) {
-        let young = self.young.split_off(self.young.partition_point(|(kept, _)| *kept < sequence));
-        let old = &self.bulk[self.gone..];
-        let (below, above) = old.split_at(old.partition_point(|(kept, _)| *kept < sequence));
-        let above: Vec<Kept> = above.iter().cloned().chain(young).collect();
-        self.bulk = below.iter().cloned().chain(std::mem::replace(&mut self.young, above)).collect();
-        self.gone = 0;
+    /// The young become the last chunk of the bulk.
+    fn settle(&mut self) {
+        self.bulk_len += self.young.len();
+        let chunk: Chunk = std::mem::take(&mut self.young).into();
+        self.bulk = self.bulk.iter().cloned().chain([chunk]).collect();
     }
+
+    /// Everything from `sequence` on counts as young again: something arrived far out of order.
+    fn unsettle(&mut self, sequence: u64) {
+        let (below, mut above): (Vec<Kept>, Vec<Kept>) = self.old().cloned().partition(|(kept, _)| *kept < sequence);
+        above.append(&mut self.young);
+        *self = Results::of(below);
+        self.young = above;
+    }
+
+    /// `bulk`: ascending.
+    fn of(bulk: Vec<Kept>) -> Results {
+        let bulk_len = bulk.len();
+        let bulk = if bulk.is_empty() { Arc::default() } else { Arc::from([Chunk::from(bulk)]) };
+        Results { bulk, bulk_len, gone: 0, young: Vec::new() }
+    }
+}
+
+/// The highest sequence in it.
+fn last(chunk: &Chunk) -> u64 {
+    chunk.last().map_or(0, |(sequence, _)| *sequence)
 }
 
 impl Clone for Results {
@@ -92,7 +120,7 @@ impl Clone for Results {
     fn clone(&self) -> Results {
         let mut young = Vec::with_capacity(self.young.len() + 1);
         young.extend_from_slice(&self.young);
-        Results { bulk: Arc::clone(&self.bulk), gone: self.gone, young }
+        Results { bulk: Arc::clone(&self.bulk), bulk_len: self.bulk_len, gone: self.gone, young }
     }
 }
 
@@ -114,7 +142,7 @@ impl FromIterator<Kept> for Results {
     /// In any order; of two under one sequence the later counts.
     fn from_iter<I: IntoIterator<Item = Kept>>(results: I) -> Results {
         let ordered: std::collections::BTreeMap<u64, Remembered> = results.into_iter().collect();
-        Results { bulk: ordered.into_iter().collect(), gone: 0, young: Vec::new() }
+        Results::of(ordered.into_iter().collect())
     }
 }
 

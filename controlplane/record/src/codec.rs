@@ -11,7 +11,7 @@ use crate::damage::RecordFault;
 use crate::replay::Found;
 use crate::types::{Entry, Group, HardState, Identity, LogPoint};
 use bytes::Bytes;
-use planted::planted;
+use planted::{checked, planted};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"QREC");
 const VERSION: u16 = 1;
@@ -80,7 +80,7 @@ pub(crate) fn encode(
     }
     let crc = crc32fast::hash(out);
     out.extend_from_slice(&crc.to_le_bytes());
-    debug_assert_eq!(out.len(), length);
+    checked!(out.len() == length, "a record of {} bytes was said to have {length}", out.len());
     crc
 }
 

@@ -14,7 +14,7 @@ use crate::types::{Identity, LogPoint, SnapshotMeta};
 const MAGIC: u32 = u32::from_le_bytes(*b"QSNP");
 const VERSION: u16 = 1;
 const FIXED_BYTES: usize = 100;
-const CRC_BYTES: usize = 4;
+pub(crate) const CRC_BYTES: usize = 4;
 
 /// Bytes of body in a frame; the last one may be shorter.
 pub const FRAME_BYTES: usize = 64 * 1024;

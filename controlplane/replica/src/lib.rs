@@ -306,7 +306,9 @@ impl Replica {
     }
 
     fn persisted(&mut self, number: u64) {
-        self.writing = self.writing.split_off(&(number + 1));
+        while let Some(oldest) = self.writing.first_entry().filter(|oldest| *oldest.key() <= number) {
+            oldest.remove();
+        }
         let messages = self.consensus.persisted(number);
         if let Some(index) = self.snapshots.installed(number) {
             self.consensus.applied(index);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster::{Command, Incarnation, MemberId, Membership, NodeId};
+use planted::checked;
 use record::{Entry, HardState, LogPoint, SnapshotMeta};
 
 use crate::codec::{self, MembershipChange};
@@ -160,7 +161,7 @@ impl Tail {
         self.truncate_from(first);
         for entry in entries.iter().cloned() {
             let meaning = encoded.take(&entry);
-            debug_assert!(meaning.iter().all(|meaning| *meaning == codec::meaning(&entry)), "what was written differs");
+            checked!(meaning.iter().all(|meaning| *meaning == codec::meaning(&entry)), "what was written differs");
             let meaning = meaning.unwrap_or_else(|| codec::meaning(&entry));
             match &meaning {
                 Meaning::Membership(change) => {

@@ -37,7 +37,7 @@ pub struct Machine {
     pub shared: Shared,
     pub marker: String,
     /// Somebody else than the test's own.
-    pub user: Option<u32>,
+    user: Option<u32>,
     pub agent: Option<Child>,
 }
 
@@ -89,17 +89,32 @@ impl Machine {
     }
 
     pub fn command(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate-agent"));
+        let [agent, guard] = self.programs();
+        let mut command = Command::new(agent);
         command.arg("run").arg("--state-dir").arg(self.state_dir()).args(["--runtime", "process"]);
-        command.arg("--guard-program").arg(guard_program()).args(options).stdin(Stdio::null());
+        command.arg("--guard-program").arg(guard).args(options).stdin(Stdio::null());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
         command
     }
 
-    /// Everything of this machine belongs to `user`.
-    pub fn give_away(&self) {
+    /// The agent's and the guard's; as built, or where whoever owns the machine can reach them.
+    fn programs(&self) -> [PathBuf; 2] {
+        let built = [PathBuf::from(env!("CARGO_BIN_EXE_quorate-agent")), guard_program()];
+        match self.user {
+            Some(_) => built.map(|program| self.folder.path().join(program.file_name().expect("a file"))),
+            None => built,
+        }
+    }
+
+    /// Everything of this machine belongs to `user` from here on, who may not reach where the programs were built.
+    pub fn give_to(&mut self, user: u32) {
+        let built = self.programs();
+        self.user = Some(user);
+        for (from, to) in built.iter().zip(self.programs()) {
+            fs::copy(from, to).expect("a copy of the program");
+        }
         let folder = self.folder.path();
         for path in [folder, &self.share(), &self.state_dir(), &self.state_dir().join("identity.json")] {
             std::os::unix::fs::chown(path, self.user, self.user).expect("chown");

@@ -367,8 +367,7 @@ fn ordinary_user_can_run_a_node() {
     agree(&shared, &[&member]);
     let mut machine = Machine::new("ordinary", &shared, &[&member]);
     if rustix::process::getuid().is_root() {
-        machine.user = Some(12_345);
-        machine.give_away();
+        machine.give_to(12_345);
     }
     machine.start(&[]);
     machine.until_registered(1);

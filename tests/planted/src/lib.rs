@@ -3,6 +3,24 @@
 //! Absent: from every ordinary build, all of it. There `planted!` is the literal `false` and the compiler leaves nothing
 //! behind; only a build with `--cfg quorate_mutants`, in a target folder of its own (`cargo sim --mutants`), can switch.
 
+//!
+//! And the one switch for checks that cost too much in production: `checked!` is on where this package is built with debug
+//! assertions, which is every build of the tests and the simulator's. Debug assertions of *all* packages would make the
+//! standard library's collections check themselves in each of our loops, a sixth of the simulator's time.
+
+/// Whether this build makes the checks that production cannot afford.
+pub const CHECKING: bool = cfg!(debug_assertions);
+
+/// Panics unless the condition holds, in builds that check; elsewhere it is not even evaluated.
+#[macro_export]
+macro_rules! checked {
+    ($condition:expr, $($text:tt)+) => {
+        if $crate::CHECKING {
+            assert!($condition, $($text)+);
+        }
+    };
+}
+
 #[cfg(quorate_mutants)]
 mod switch;
 #[cfg(quorate_mutants)]

@@ -24,7 +24,7 @@ fn annotate(value: &str) -> Call {
 }
 
 fn event(revision: u64, place: u32, text: &str) -> Event {
-    Event { revision, place, text: text.to_owned(), request: None }
+    Event { revision, place, text: text.into(), request: None }
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 //! There is no other source to compare with: what one watch was told, every watch over that stretch must have been.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::history::{Anomaly, End, Operation, Reply, Rule};
 
@@ -21,7 +22,7 @@ pub struct Event {
     pub revision: u64,
     /// Among the events of one revision, from 0.
     pub place: u32,
-    pub text: String,
+    pub text: Arc<str>,
     /// The request that caused it, where the event shows it (by a value written only by that request).
     pub request: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
@@ -185,9 +186,11 @@ impl Cluster {
     pub fn start_with(name: &str, size: usize, profile: &str, options: &[&str]) -> Cluster {
         let folder = Folder::new(name);
         // Loopback is 127.0.0.0/8: every cluster has a network of its own, so the ports need no luck.
-        let (pid, count) = (std::process::id(), counted());
+        // Those of one process have eight addresses each in its network, and thirty stand beside one another.
+        static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
+        let (pid, count) = (std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let network = format!("127.{}.{}", 16 + pid / 200 % 200, 1 + pid % 200);
-        let address = |at: usize| format!("{network}.{}", 1 + (count as usize * 8 + at) % 240);
+        let address = |at: usize| format!("{network}.{}", 1 + (count % 30) * 8 + at % 8);
         let mut members: Vec<Member> =
             (1..=size).map(|at| Member::new(&format!("m-{at}"), folder.path(), &address(at), options)).collect();
         members[0].start(&["--bootstrap", name, "--profile", profile]);

@@ -7,9 +7,14 @@ use std::collections::BinaryHeap;
 use crate::sim::clock::God;
 use crate::sim::happenings::Happening;
 
+/// More happenings never wait at once, and more are never put down in a run.
+const SLOT_BITS: u32 = 24;
+const ORDER_BITS: u32 = 40;
+
 #[derive(Default)]
 pub(crate) struct Agenda {
-    heap: BinaryHeap<Reverse<(God, u64, u32)>>,
+    /// Time, order and slot as one number: 64, 40 and 24 bits.
+    heap: BinaryHeap<Reverse<u128>>,
     /// By the last part of the key.
     slots: Vec<Option<Happening>>,
     free: Vec<u32>,
@@ -24,16 +29,20 @@ impl Agenda {
         });
         self.slots[slot as usize] = Some(what);
         self.put_down += 1;
-        self.heap.push(Reverse((at, self.put_down, slot)));
+        assert!(slot < 1 << SLOT_BITS && self.put_down < 1 << ORDER_BITS, "more than any run puts down");
+        let order = u128::from(self.put_down) << SLOT_BITS;
+        self.heap.push(Reverse(u128::from(at) << (ORDER_BITS + SLOT_BITS) | order | u128::from(slot)));
     }
 
     /// The earliest, if it is due by `until`.
     pub fn pop_by(&mut self, until: God) -> Option<(God, Happening)> {
-        let Reverse((at, _, _)) = self.heap.peek()?;
-        if *at > until {
+        let Reverse(key) = *self.heap.peek()?;
+        let at = (key >> (ORDER_BITS + SLOT_BITS)) as God;
+        if at > until {
             return None;
         }
-        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.heap.pop();
+        let slot = key as u32 % (1 << SLOT_BITS);
         self.free.push(slot);
         Some((at, self.slots[slot as usize].take().expect("a key of the heap has its happening")))
     }

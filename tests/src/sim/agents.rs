@@ -1,7 +1,6 @@
 //! Nodes in the world: what reaches an `Agent`, and what becomes of its effects.
 //! In: wakes, mail, completions. Out: heartbeats, words to the leader, orders to the hands and the guard.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::agent::{Answer, MembershipIdentity};
@@ -12,6 +11,7 @@ use replica::Link;
 use crate::sim::clock::{MS, SECOND};
 use crate::sim::happenings::{Act, Happening, Mail, ToNode};
 use crate::sim::host::{AgentProcess, Member, Work, WorkPhase};
+use crate::sim::table::Table;
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::World;
 
@@ -28,7 +28,7 @@ pub(crate) fn heartbeat_link_of(link: Link) -> (NodeId, u32) {
 
 /// The members of the newest membership heard of; once none of them is left, those of the configuration, which the
 /// operator keeps right.
-pub(crate) fn reached(members: &BTreeMap<MemberId, Member>, identity: &MembershipIdentity) -> Vec<MemberId> {
+pub(crate) fn reached(members: &Table<MemberId, Member>, identity: &MembershipIdentity) -> Vec<MemberId> {
     let known: Vec<MemberId> = identity.addresses.iter().map(|(member, _)| *member).collect();
     let gone = |id: &MemberId| members.get(id).is_none_or(|member| member.retired.is_some());
     if known.iter().all(gone) { members.keys().copied().collect() } else { known }

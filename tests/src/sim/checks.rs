@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, MembershipIdentity};
@@ -486,16 +487,23 @@ impl Checks {
     /// AckDurable: a new leader, or the state at the end, remembers what clients were told. `state` stands at or above
     /// every answered revision if the promise holds.
     pub fn remembers(&mut self, god: God, who: &str, state: &State) {
-        let remembered: BTreeMap<_, _> = state.sessions().iter().map(|(id, session)| (*id, session.clone())).collect();
+        let remembered: BTreeMap<_, _> = state.sessions().iter().collect();
         let mut lost = Vec::new();
-        for (request, (revision, outcome)) in &self.answered {
-            let session = remembered.get(&request.session);
-            let forgotten =
-                session.is_some_and(|session| session.forgotten.is_some_and(|upto| request.sequence <= upto));
-            let kept = session.and_then(|session| session.results.get(&request.sequence));
-            if !forgotten && kept.is_none_or(|kept| kept.revision != *revision || kept.outcome != *outcome) {
-                lost.push(format!("{request} at {revision}"));
+        let mut next = self.answered.keys().next().copied();
+        // Session by session, from the first answer that it has not forgotten by rule.
+        while let Some(RequestId { session: id, .. }) = next {
+            let session = remembered.get(&id);
+            let forgotten = session.and_then(|session| session.forgotten);
+            let from = forgotten.map_or(0, |upto| upto.saturating_add(1));
+            let last = RequestId { session: id, sequence: u64::MAX };
+            for (request, (revision, outcome)) in self.answered.range(RequestId { session: id, sequence: from }..=last)
+            {
+                let kept = session.and_then(|session| session.results.get(&request.sequence));
+                if kept.is_none_or(|kept| kept.revision != *revision || kept.outcome != *outcome) {
+                    lost.push(format!("{request} at {revision}"));
+                }
             }
+            next = self.answered.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(request, _)| *request);
         }
         if !lost.is_empty() {
             self.violate(god, "AckDurable", format!("{who} does not know what clients were told: {}", lost.join(", ")));

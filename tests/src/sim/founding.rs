@@ -24,6 +24,7 @@ use crate::sim::host::{Machine, Member, Node};
 use crate::sim::mirror::Mirror;
 use crate::sim::net::{Net, Site};
 use crate::sim::rules::Rules;
+use crate::sim::table::Table;
 use crate::sim::transcript::Transcript;
 use crate::sim::world::{Counts, EPOCH_MS, World};
 
@@ -40,9 +41,9 @@ impl World {
             layout,
             plan: schedule,
             agenda: Agenda::default(),
-            machines: BTreeMap::new(),
-            members: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            machines: Table::default(),
+            members: Table::default(),
+            nodes: Table::default(),
             sessions: BTreeMap::new(),
             next_link: 1,
             streams: BTreeMap::new(),
@@ -52,6 +53,8 @@ impl World {
             claims: BTreeMap::new(),
             dark: BTreeMap::new(),
             newest: state.clone(),
+            looked_at: Default::default(),
+            looks: Default::default(),
             checks: Checks::default(),
             histories: Histories::default(),
             rules: Rules::default(),
@@ -63,6 +66,7 @@ impl World {
             chance: Chance::new(seed, "world"),
             runtime_chance: Chance::new(seed, "runtime"),
             parsed: BTreeMap::new(),
+            bodies: Default::default(),
             healed: false,
             standstill: 0,
         };
@@ -71,7 +75,7 @@ impl World {
     }
 
     fn populate(&mut self, state: &State) {
-        let body: Vec<u8> = crate::sim::members::snapshot_of(state);
+        let body = crate::sim::bodies::encode(state);
         let point = LogPoint { index: state.revision().0, term: 1 };
         let meta = SnapshotMeta::of(point, replica::encode_membership(state.membership()), &body);
         let machines = self.layout.machines.clone();

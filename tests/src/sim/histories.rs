@@ -3,6 +3,7 @@
 //! Absent: judgement; and god's knowledge, but for one clock that all clients share.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cluster::apply::{Done, Kind, Rejected};
 use cluster::{Command, Container, Desired, Event as Told, MemberId, Outcome, Revision};
@@ -16,6 +17,8 @@ pub struct Histories {
     history: History,
     /// The watch that each member's watchers are in.
     open: BTreeMap<MemberId, usize>,
+    /// What was first told of each revision, and its texts.
+    words: BTreeMap<Revision, (Vec<Told>, Vec<Arc<str>>)>,
 }
 
 /// What a question means to the judge: the object it is about, and what is asked of it.
@@ -86,12 +89,22 @@ impl Histories {
     }
 
     pub fn told(&mut self, member: MemberId, revision: Revision, events: &[Told]) {
-        let Some(watch) = self.open.get(&member) else { return };
+        let Some(watch) = self.open.get(&member).filter(|_| !events.is_empty()) else { return };
+        let in_words = || events.iter().map(|event| event.to_string().into()).collect();
+        // Each member tells the same, and one that starts anew all over again: it is put into words once.
+        let (first, words) = self.words.entry(revision).or_insert_with(|| (events.to_vec(), in_words()));
+        let others: Vec<Arc<str>>;
+        let words = if first == events {
+            &*words
+        } else {
+            others = in_words();
+            &others
+        };
         let seen = &mut self.history.watches[*watch].seen;
-        seen.extend((0..).zip(events).map(|(place, event)| Event {
+        seen.extend((0..).zip(words).map(|(place, text)| Event {
             revision: revision.0,
             place,
-            text: event.to_string(),
+            text: text.clone(),
             request: None,
         }));
     }

@@ -6,9 +6,10 @@ use cluster::{MemberId, RequestId, SessionId, State};
 use record::{RaftDisk, StoreError};
 use replica::{Config, Input, PeerMessage, Replica, Start, Ticket};
 
+use crate::sim::bodies::Bodies;
 use crate::sim::clock::{MS, SECOND};
 use crate::sim::happenings::{Answered, Built, Happening, Mail, Shipment, ToClient, ToMember, ToNode, Wish};
-use crate::sim::host::{Asker, MemberProcess};
+use crate::sim::host::{Asker, Member, MemberProcess};
 use crate::sim::mirror::{Mirror, mirror_entry};
 use crate::sim::world::World;
 
@@ -29,7 +30,7 @@ impl World {
         member.life += 1;
         member.mirror = Mirror::default();
         let (durable, emptied) = (member.disk.mem.durable_group(), member.disk.is_empty());
-        let start = match load(member) {
+        let start = match load(member, &mut self.bodies) {
             Ok(start) => {
                 let loaded = member.disk.mem.durable_group();
                 if loaded < durable && !emptied {
@@ -199,7 +200,7 @@ impl World {
             }
             Mail::Snapshot(shipment) => {
                 let Shipment { from, from_life, message, meta, body } = *shipment;
-                let decoded = proto::snapshot::decode(&body).ok().filter(|_| meta.describes(&body));
+                let decoded = self.bodies.read(&body).ok().filter(|_| meta.describes(&body));
                 let taken = decoded.is_some();
                 if let Some(state) = decoded {
                     self.members.get_mut(&id).expect("it takes mail").disk.keep_arrived(meta, body);
@@ -323,15 +324,8 @@ impl World {
     }
 }
 
-pub(crate) fn snapshot_of(state: &State) -> Vec<u8> {
-    proto::snapshot::encode(state).fold(Vec::new(), |mut body, piece| {
-        body.extend_from_slice(&piece);
-        body
-    })
-}
-
 /// What a member's disk says it is.
-fn load(member: &mut crate::sim::host::Member) -> Result<Start, String> {
+fn load(member: &mut Member, bodies: &mut Bodies) -> Result<Start, String> {
     let loaded = match member.disk.load() {
         Ok(Some(loaded)) => loaded,
         // An empty disk under a known id: it starts as if it were new, and must be found out.
@@ -342,7 +336,7 @@ fn load(member: &mut crate::sim::host::Member) -> Result<Start, String> {
         Err(error) => return Err(chain(&error)),
     };
     let state = match member.disk.snapshot().map_err(|error| chain(&error))? {
-        Some((_, body)) => Some(proto::snapshot::decode(&body).map_err(|error| error.to_string())?),
+        Some((_, body)) => Some(bodies.read(&body)?),
         None => None,
     };
     Ok(Start { state, snapshot: loaded.snapshot, hard_state: loaded.hard_state, entries: loaded.entries })

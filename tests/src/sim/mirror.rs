@@ -35,8 +35,11 @@ pub struct Mirrored {
 
 impl Mirror {
     pub fn truncate_from(&mut self, index: u64) {
-        self.entries.split_off(&index);
-        self.fencings.split_off(&index);
+        // Almost always nothing is.
+        if self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
+            self.entries.split_off(&index);
+            self.fencings.split_off(&index);
+        }
     }
 }
 

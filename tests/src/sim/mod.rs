@@ -1,7 +1,7 @@
 //! The deterministic simulator: the real minds and the real record logic in a world where everything may break.
 //!
-//! Reading order: `deeds` (what is done to a cluster, as data), `swarm` (which deeds a seed draws), `clock`, `net`, `disk`,
-//! `host`, `mirror` (what there is), `happenings`, `agenda`, `world` (happenings in the order of their times), `founding`,
+//! Reading order: `deeds` (what is done to a cluster, as data), `swarm` (which deeds a seed draws), `clock`, `table`, `net`, `disk`,
+//! `host`, `mirror`, `bodies` (what there is), `happenings`, `agenda`, `world` (happenings in the order of their times), `founding`,
 //! `members`, `turns`, `agents`, `guards`, `hands`, `sessions`, `strays`, `clients`, `acts` (how each behaves), `checks` and
 //! `rules` (the oracles), `histories` (what clients saw, for the judge in `crate::history`), `coverage`, `run` (one seed),
 //! `shrink` and `regression` (a failure as a short file), `tally` (a long run in pieces), `doubt` (nothing breaks, everything
@@ -11,6 +11,7 @@
 
 pub mod chance;
 pub mod clock;
+pub mod table;
 pub mod net;
 pub mod disk;
 pub mod deeds;
@@ -21,6 +22,7 @@ pub mod coverage;
 pub mod rules;
 pub mod transcript;
 mod mirror;
+mod bodies;
 pub mod host;
 pub mod happenings;
 mod agenda;

@@ -13,7 +13,6 @@ use crate::sim::deeds::CrashPoint;
 use crate::sim::happenings::{Answered, Built, End, Happening, Mail, Shipment, ToClient, ToMember, ToNode};
 use crate::sim::histories;
 use crate::sim::host::Asker;
-use crate::sim::members::snapshot_of;
 use crate::sim::mirror::{Mirror, mirror_entry};
 use crate::sim::transcript::{Line, Show};
 use crate::sim::world::World;
@@ -103,7 +102,10 @@ impl World {
             }
             Effect::SendSnapshot { to, meta, message } => self.send_snapshot(id, to, meta, message),
             Effect::BuildSnapshot { point, membership, state } => {
-                let body: Vec<u8> = snapshot_of(&state);
+                let Ok(body) = self.bodies.write(&state) else {
+                    let what = format!("{id} builds a snapshot of a state that hashes as another's and differs");
+                    return self.checks.violate(now, "ReplicaEqual", what);
+                };
                 let meta = SnapshotMeta::of(point, membership, &body);
                 let took = self.jitter(20 * MS);
                 let Some(member) = self.members.get_mut(&id) else { return };

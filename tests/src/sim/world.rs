@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{ClusterId, ContainerId, Epoch, MemberId, NodeId, State, WallTime};
+use cluster::{ClusterId, ContainerId, Epoch, MemberId, NodeId, Revision, State, WallTime};
 use replica::Link;
 
 use crate::sim::agenda::Agenda;
@@ -20,6 +20,7 @@ use crate::sim::histories::Histories;
 use crate::sim::host::{Machine, Member, Node, Session};
 use crate::sim::net::{Fate, Net, Site};
 use crate::sim::rules::Rules;
+use crate::sim::table::Table;
 use crate::sim::transcript::{Line, Transcript};
 
 /// The whole of a cluster and everything around it.
@@ -29,9 +30,9 @@ pub struct World {
     pub(crate) plan: Vec<crate::sim::deeds::Timed>,
     pub(crate) agenda: Agenda,
     pub(crate) net: Net,
-    pub machines: BTreeMap<Site, Machine>,
-    pub members: BTreeMap<MemberId, Member>,
-    pub nodes: BTreeMap<NodeId, Node>,
+    pub machines: Table<Site, Machine>,
+    pub members: Table<MemberId, Member>,
+    pub nodes: Table<NodeId, Node>,
     pub(crate) sessions: BTreeMap<Link, Session>,
     pub(crate) next_link: u64,
     /// The stream between two members, by direction: its number, and the processes it joins.
@@ -45,6 +46,9 @@ pub struct World {
     pub(crate) dark: BTreeMap<ContainerId, (Epoch, God)>,
     /// The newest state any member has applied.
     pub newest: State,
+    /// The revision of the last state that was looked at as a whole.
+    pub(crate) looked_at: Revision,
+    pub(crate) looks: cluster::invariants::Looks,
     pub checks: Checks,
     pub(crate) histories: Histories,
     pub(crate) rules: Rules,
@@ -57,6 +61,7 @@ pub struct World {
     pub(crate) chance: Chance,
     pub(crate) runtime_chance: Chance,
     pub(crate) parsed: crate::sim::mirror::Known,
+    pub(crate) bodies: crate::sim::bodies::Bodies,
     pub(crate) healed: bool,
     /// Happenings since time last moved.
     pub(crate) standstill: u32,
@@ -260,8 +265,10 @@ impl World {
         let (machines, now) = (&self.machines, self.now);
         self.checks.sweep(now, |site| machines[&site].standing(now));
         // Every step was looked at when it was taken. This costs a look at every object, and what it finds stays.
-        if (now / SECOND).is_multiple_of(WHOLE_LOOK_S) {
-            for violation in cluster::invariants::check(&self.newest) {
+        let changed = self.looked_at != self.newest.revision();
+        if (now / SECOND).is_multiple_of(WHOLE_LOOK_S) && changed {
+            self.looked_at = self.newest.revision();
+            for violation in self.looks.check(&self.newest) {
                 self.checks.violate(now, "State", violation.to_string());
             }
         }

@@ -19,6 +19,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use planted::checked;
+
 use crate::command::{Command, Entry};
 use crate::event::Event;
 use crate::model::container::Container;
@@ -253,7 +255,7 @@ impl<'a> Step<'a> {
 
     fn carry_out(mut self, command: &Command) -> Applied {
         let outcome = self.dispatch(command);
-        debug_assert!(outcome.is_ok() || self.events.is_empty(), "a refusal left events: {outcome:?}");
+        checked!(outcome.is_ok() || self.events.is_empty(), "a refusal left events: {outcome:?}");
         self.note_drained();
         Applied { revision: self.index, outcome, events: self.events, repeated: false }
     }

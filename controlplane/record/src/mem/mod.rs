@@ -15,10 +15,11 @@ use crate::error::{Refused, StoreError};
 use crate::ledger::Ledger;
 use crate::replay::{owned, replay};
 use crate::ring::{Ring, Shape};
-use crate::snapshot::{decode_snapshot, frames, snapshot_header, snapshot_meta};
+use crate::snapshot::{CRC_BYTES, FRAME_BYTES, decode_snapshot, frames, snapshot_header, snapshot_meta};
 use crate::tip::Tip;
 use crate::types::{Group, Identity, Loaded, SnapshotMeta};
 use bytes::Bytes;
+use planted::checked;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -144,7 +145,6 @@ impl MemDisk {
             self.sync_log();
         }
         let write = self.queue.pop_front().expect("it was there a moment ago");
-        let record = if carried { write.record.clone() } else { Vec::new() };
         self.behind.push_back(write);
         if !carried {
             if let Err(error) = self.feed() {
@@ -156,7 +156,8 @@ impl MemDisk {
             self.sync_log();
         }
         let ledger = self.ledger.as_mut().ok_or(StoreError::NotLoaded)?;
-        put_slot(ledger, &mut self.guard, &tip, false, &record);
+        let record = self.behind.back().filter(|_| carried).map_or(&[][..], |write| &write.record);
+        put_slot(ledger, &mut self.guard, &tip, false, record);
         self.durable = tip;
         Ok(())
     }
@@ -230,13 +231,13 @@ impl RaftDisk for MemDisk {
         let ring = Ring::read(SHAPE, self.guard.as_ref().ok_or(Damage::Missing { part: "guard file" })?)?;
         let log = Bytes::from(self.log.clone().ok_or(Damage::Missing { part: "log" })?);
         let snapshot = self.read_snapshot()?;
-        let mut replayed = replay(&self.identity, Scan::new(log.clone()), &ring, snapshot.as_ref())?;
-        let mut scan = Scan::new(log);
-        scan.by_ref().take(replayed.kept).for_each(drop);
-        let file = self.log.get_or_insert_default();
-        file.truncate(scan.offset as usize);
-        replayed.redo.iter().for_each(|(_, record)| file.extend_from_slice(record));
+        let mut replayed = replay(&self.identity, Scan::new(log), &ring, snapshot.as_ref())?;
         let mut ledger = Ledger::resume(&mut replayed, SHAPE);
+        // What is live is what was kept, from the start of the file, and behind it what the ring carries.
+        let redone: usize = replayed.redo.iter().map(|(_, record)| record.len()).sum();
+        let file = self.log.get_or_insert_default();
+        file.truncate(ledger.live().1 as usize - redone);
+        replayed.redo.iter().for_each(|(_, record)| file.extend_from_slice(record));
         self.durable = *ledger.tip();
         self.fed = self.durable.number;
         self.sync_log();
@@ -316,11 +317,12 @@ impl SnapshotFolder for MemSnapshots {
         }
         let mut bodies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = snapshot_header(&bodies.identity, meta);
+        file.reserve_exact(body.len() + CRC_BYTES * body.len().div_ceil(FRAME_BYTES));
         frames(body).for_each(|(crc, frame)| {
             file.extend_from_slice(&crc);
             file.extend_from_slice(frame);
         });
-        debug_assert!(snapshot_meta(&file).is_ok());
+        checked!(snapshot_meta(&file).is_ok(), "a manifest just written cannot be read");
         bodies.staged = Some((meta.clone(), file));
         Ok(())
     }

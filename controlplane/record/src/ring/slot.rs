@@ -57,6 +57,8 @@ impl Slot {
         out: &mut Vec<u8>,
     ) {
         out.clear();
+        let length = (HEAD_BYTES + carried.len()).next_multiple_of(BLOCK_BYTES);
+        out.reserve(length);
         out.extend_from_slice(&MAGIC.to_le_bytes());
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(if clean { FLAG_CLEAN } else { 0 }).to_le_bytes());
@@ -72,7 +74,7 @@ impl Slot {
         }
         out.extend_from_slice(&slot_crc(out, carried).to_le_bytes());
         out.extend_from_slice(carried);
-        out.resize(out.len().next_multiple_of(BLOCK_BYTES), 0);
+        out.resize(length, 0);
     }
 
     /// The slot in `bytes`, if every byte of it verifies.
