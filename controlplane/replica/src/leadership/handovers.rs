@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::command::Command;
 use cluster::{
-    Assignment, Container, ContainerId, FenceCause, Incarnation, Moment, NodeId, Order, Placement, Revision, Span,
-    State,
+    Assignment, Container, ContainerId, FenceCause, Health, Incarnation, Moment, NodeId, Order, Placement, Revision,
+    Span, State,
 };
 use planted::planted;
 
@@ -29,6 +29,12 @@ pub struct Overdue {
 enum Phase {
     Prepare,
     Handoff,
+}
+
+/// The node that holds it is being fenced because it could not stop something: the receipt settles this as well.
+fn is_ending(state: &State, assignment: &Assignment) -> bool {
+    let node = state.node(assignment.node);
+    node.is_some_and(|node| matches!(node.health, Health::Fencing { cause: FenceCause::StopOverdue, .. }))
 }
 
 /// The node that holds `container` after its storage was lost there, if the end of its lease would end it.
@@ -64,6 +70,10 @@ impl Overdue {
                 continue;
             }
             let stricken = stricken(desk.state, container, assignment);
+            if phase == Phase::Handoff && is_ending(desk.state, assignment) {
+                pending.remove(&Pending::Handover(container.id));
+                continue;
+            }
             let (container, epoch) = (container.id, assignment.epoch);
             let command = match phase {
                 Phase::Prepare => {
