@@ -58,7 +58,7 @@ struct Paper {
     checksum: String,
     cluster: String,
     cluster_name: String,
-    generation: u64,
+    generation: Generation,
     member: u64,
     name: String,
     secret: String,
@@ -98,7 +98,7 @@ impl Admission {
             checksum: String::new(),
             cluster: cluster.to_string(),
             cluster_name: cluster_name.clone(),
-            generation: generation.0,
+            generation: *generation,
             member: member.0,
             name: name.to_string(),
             secret: secret.hex(),
@@ -148,7 +148,23 @@ impl Admission {
 
     /// What `AddMember` answered, as `Enrol` brings it.
     pub fn from_message(admission: v1::Admission) -> Result<Admission, Problem> {
-        let v1::Admission { cluster_id, generation, member, name, secret, members, cluster_name, learner } = admission;
+        let v1::Admission {
+            cluster_id,
+            generation,
+            member,
+            name,
+            secret,
+            members,
+            cluster_name,
+            learner,
+            generation_id,
+        } = admission;
+        let drawn = |text: &str| cluster(text).map(|id| id.0);
+        let generation_id = match &*generation_id {
+            "" => 0,
+            text => drawn(text)
+                .ok_or_else(|| Problem::invalid("admission.generation_id", "is not 32 hexadecimal digits"))?,
+        };
         let seed = |member: v1::Member| {
             let address = member.address.unwrap_or_default();
             Seed { member: member.id, name: member.name, peer: address.peer, api: address.api }
@@ -160,7 +176,7 @@ impl Admission {
             cluster: cluster(&cluster_id)
                 .ok_or_else(|| Problem::invalid("admission.cluster_id", "is no cluster id"))?,
             cluster_name,
-            generation: Generation(generation),
+            generation: Generation { number: generation, id: generation_id },
             member: MemberId(member),
             name: Name::new(&name).map_err(|error| Problem::invalid("admission.name", error.to_string()))?,
             secret: Secret::from_hex(&secret).ok_or_else(|| Problem::invalid("admission.secret", "is no secret"))?,
@@ -188,7 +204,7 @@ impl Paper {
         Ok(Admission {
             cluster: cluster(&id).ok_or("cluster is not 32 hexadecimal digits")?,
             cluster_name,
-            generation: Generation(generation),
+            generation,
             member: MemberId(member),
             name: Name::new(&name).map_err(|_| "name is no name")?,
             secret: Secret::from_hex(&secret).ok_or("secret is not 32 hexadecimal digits")?,
@@ -218,7 +234,7 @@ mod tests {
         Admission {
             cluster: ClusterId(0xfeed),
             cluster_name: "home".into(),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             member: MemberId(3),
             name: Name::new("three").expect("a name"),
             secret: Secret::draw(),

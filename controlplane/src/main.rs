@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use controlplane::admission::Admission;
 use controlplane::config::{Config, Layer, LogFormat};
+use controlplane::recovery::{self, Plan};
 use controlplane::server::Server;
 use controlplane::store::Backend;
 use controlplane::telemetry;
@@ -32,7 +33,50 @@ enum Command {
         #[arg(long, env = "QUORATE_DATA_DIR")]
         data_dir: PathBuf,
     },
+    /// Begin a new generation of a cluster that lost a majority of its members for good, from the data folders of members
+    /// that are stopped.
+    #[command(subcommand, after_help = RECOVER_HELP)]
+    Recover(Recover),
 }
+
+#[derive(Subcommand)]
+enum Recover {
+    /// Read stopped members, say what is there and what may be lost, and write a plan. Checks each store as a start does
+    /// and changes nothing else.
+    Plan {
+        /// Data folder of a stopped member; once for each that can be reached. Never a copy of one that may start again.
+        #[arg(long, required = true, value_name = "DIR")]
+        data_dir: Vec<PathBuf>,
+        /// Where the plan is written.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// A generation that was seen elsewhere, by a node say; the new one gets a higher number.
+        #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+        above: u64,
+    },
+    /// Do what a plan says. Cut off, it is given again.
+    Apply {
+        /// The plan.
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// As it stands at the end of the plan, typed by whoever has read it.
+        #[arg(long)]
+        digest: String,
+    },
+}
+
+const RECOVER_HELP: &str = "\
+In this order:
+  quorated recover plan --data-dir /var/lib/quorate/member --out plan.json
+  quorated recover apply --plan plan.json --digest 0123-4567-89ab
+  quorated run …                                  # the survivor, as before
+  quorate-agent cross-over --generation 2-…       # on every node; restart its agent
+  quoratectl node confirm-down NODE               # one that is off, or was rebooted
+  quoratectl cluster add-member …                 # members with empty data folders
+
+Every store that was read, the survivor's apart, is never started again. A member
+that was not read may still run, with others like it: the survivor refuses it, and
+so does every node that has crossed over.";
 
 const CONFIG_HELP: &str = "\
 The configuration file has the options as keys (data_dir, peer_listen, …), fence methods as [[fence]] tables, and
@@ -122,6 +166,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(run) => configured(*run).and_then(serve),
         Command::Retire { data_dir } => retire(&data_dir),
+        Command::Recover(recover) => recovered(recover),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -169,6 +214,24 @@ fn serve(config: Config) -> anyhow::Result<()> {
     doors.shutdown_background();
     streams.shutdown_background();
     outcome
+}
+
+fn recovered(order: Recover) -> anyhow::Result<()> {
+    match order {
+        Recover::Plan { data_dir, out, above } => {
+            let plan = recovery::plan(&data_dir, above)?;
+            plan.write(&out)?;
+            print!("{}", plan.told());
+            println!("\nquorated recover apply --plan {} --digest {}", out.display(), plan.digest);
+        }
+        Recover::Apply { plan, digest } => {
+            let plan = Plan::read_from(&plan)?;
+            let aside = recovery::apply(&plan, &digest)?;
+            println!("m{} begins generation {}; its store before is in {}", plan.survivor, plan.next, aside.display());
+            println!("on every node: quorate-agent cross-over --generation {}, then restart its agent", plan.next);
+        }
+    }
+    Ok(())
 }
 
 fn retire(data_dir: &std::path::Path) -> anyhow::Result<()> {

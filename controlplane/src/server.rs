@@ -51,6 +51,8 @@ pub enum ServerError {
     Unfinished,
     #[error("member.toml is that of {papers}, the store beside it that of {store}; put the right one back")]
     OtherMember { papers: Box<Identity>, store: Box<Identity> },
+    #[error("member.toml is of generation {papers}, the store beside it of {store}; put the right one back")]
+    OtherGeneration { papers: Generation, store: Generation },
     #[error("the snapshot in the data folder cannot be read: {0}")]
     Snapshot(String),
     #[error("cannot start from what is stored")]
@@ -301,7 +303,7 @@ impl Server {
 
     /// A cluster of one.
     async fn init(&mut self, cluster_name: String, profile: Profile) -> Result<v1::InitReply, ServerError> {
-        let (cluster, member, generation) = (ClusterId(Uuid::new_v4().as_u128()), MemberId(1), Generation(1));
+        let (cluster, member, generation) = (ClusterId(Uuid::new_v4().as_u128()), MemberId(1), Generation::numbered(1));
         let secret = Secret::draw();
         let me = Member {
             id: member,
@@ -386,6 +388,9 @@ impl Server {
             Ok::<_, ServerError>((state, disk))
         })
         .await?;
+        if let Some(other) = state.as_ref().map(State::generation).filter(|other| *other != admission.generation) {
+            return Err(ServerError::OtherGeneration { papers: admission.generation, store: other });
+        }
         let credentials = Credentials {
             cluster: admission.cluster,
             generation: admission.generation,
@@ -518,7 +523,7 @@ async fn keep_papers(seated: Arc<Seated>, data: std::path::PathBuf) {
     }
 }
 
-fn seed(member: &Member) -> Seed {
+pub(crate) fn seed(member: &Member) -> Seed {
     Seed {
         member: member.id.0,
         name: member.name.to_string(),
@@ -532,22 +537,22 @@ fn took_part(loaded: &Loaded) -> bool {
     loaded.hard_state.vote != 0 || loaded.hard_state.term > 1 || !loaded.entries.is_empty()
 }
 
-fn identity(admission: &Admission) -> Identity {
+pub(crate) fn identity(admission: &Admission) -> Identity {
     Identity {
         cluster: admission.cluster.0.to_be_bytes(),
         member: admission.member.0,
-        incarnation: admission.generation.0,
+        incarnation: admission.generation.number,
     }
 }
 
-fn body_of(state: &State) -> Vec<u8> {
+pub(crate) fn body_of(state: &State) -> Vec<u8> {
     proto::snapshot::encode(state).fold(Vec::new(), |mut body, piece| {
         body.extend_from_slice(&piece);
         body
     })
 }
 
-fn state_of(disk: &mut dyn RaftDisk) -> Result<Option<State>, ServerError> {
+pub(crate) fn state_of(disk: &mut dyn RaftDisk) -> Result<Option<State>, ServerError> {
     let Some((_, body)) = disk.load_snapshot()? else { return Ok(None) };
     proto::snapshot::decode(&body).map(Some).map_err(|error| ServerError::Snapshot(error.to_string()))
 }

@@ -34,7 +34,7 @@ impl Place {
         let node: u64 = reply.node.trim_start_matches('n').parse().context("the node's id is no number")?;
         let identity = serde_json::json!({
             "cluster": reply.cluster_id,
-            "generation": reply.generation,
+            "generation": generation(reply.generation, &reply.generation_id),
             "node": node,
             "name": name,
             "secret": reply.secret,
@@ -55,6 +55,11 @@ impl Place {
 
 pub fn write(path: &Path, name: &str, reply: &v1::JoinReply) -> Result<()> {
     Place::prepare(path)?.write(name, reply)
+}
+
+/// As identities and papers name it.
+fn generation(number: u64, id: &str) -> serde_json::Value {
+    if id.is_empty() { number.into() } else { format!("{number}-{id}").into() }
 }
 
 #[cfg(test)]

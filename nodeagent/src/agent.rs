@@ -44,6 +44,8 @@ pub enum AgentError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
+    Generation(#[from] decide::OtherGeneration),
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Guarding(#[from] GuardingError),
@@ -79,6 +81,7 @@ pub fn run(config: Config) -> Result<Ended, AgentError> {
             "journal is damaged: nothing is adopted, whatever runs here ends, and the node registers anew"
         );
     }
+    keeper.sum().admits(identity.generation)?;
     let guarding = Guarding::begin(&config)?;
     // What waits waits here; the mind and the heartbeats have the calling thread.
     let threads = Builder::new_multi_thread()
@@ -217,6 +220,7 @@ impl Circle {
         let run = AgentRun(uuid::Uuid::new_v4().as_u64_pair().0);
         let settings = decide::Config {
             node: identity.node,
+            generation: identity.generation,
             boot: config.boot,
             run,
             facts: facts.clone(),

@@ -278,6 +278,12 @@ pub fn run_dir(options: &Options) -> PathBuf {
     }
 }
 
+/// Where the identity of these options is kept, for commands that change it while no agent reads it.
+pub fn identity_path(options: &Options) -> PathBuf {
+    let state_dir = || options.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    options.identity.clone().unwrap_or_else(|| state_dir().join("identity.json"))
+}
+
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     std::path::absolute(&path).map_err(|error| ConfigError::Value { key, reason: format!("{path:?}: {error}") })
 }

@@ -46,6 +46,10 @@ pub enum IdentityError {
     Io { path: PathBuf, source: io::Error },
     #[error("identity {path}: {reason}")]
     Bad { path: PathBuf, reason: String },
+    #[error("generation {told} does not come after {ours}, which this node was told to serve")]
+    NotLater { ours: Generation, told: Generation },
+    #[error("--member: {reason}")]
+    BadMember { reason: String },
     #[error(
         "state folder {path} belongs to node {theirs} and the identity is of node {ours}: \
          two nodes must not share a state folder"
@@ -57,7 +61,7 @@ pub enum IdentityError {
 #[derive(Serialize, Deserialize)]
 struct File {
     cluster: String,
-    generation: u64,
+    generation: Generation,
     node: u64,
     #[serde(default)]
     name: String,
@@ -87,7 +91,7 @@ impl Identity {
         }
         Ok(Identity {
             cluster: ClusterId(cluster),
-            generation: Generation(file.generation),
+            generation: file.generation,
             node: NodeId(file.node),
             name: file.name,
             secret,
@@ -95,11 +99,24 @@ impl Identity {
         })
     }
 
+    /// This identity in a later generation of its cluster, with other `members` if any are given. The same generation may be
+    /// given again.
+    pub fn told_to_serve(&self, generation: Generation, members: Vec<String>) -> Result<Identity, IdentityError> {
+        if generation != self.generation && generation.number <= self.generation.number {
+            return Err(IdentityError::NotLater { ours: self.generation, told: generation });
+        }
+        for member in &members {
+            check_address(member).map_err(|reason| IdentityError::BadMember { reason })?;
+        }
+        let members = if members.is_empty() { self.members.clone() } else { members };
+        Ok(Identity { generation, members, ..self.clone() })
+    }
+
     /// Writes the file, readable by its owner only.
     pub fn write(&self, path: &Path) -> Result<(), IdentityError> {
         let file = File {
             cluster: self.cluster.to_string(),
-            generation: self.generation.0,
+            generation: self.generation,
             node: self.node.0,
             name: self.name.clone(),
             secret: self.secret.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -168,12 +185,30 @@ mod tests {
     fn identity() -> Identity {
         Identity {
             cluster: ClusterId(7),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             node: NodeId(3),
             name: "node-3".into(),
             secret: vec![0, 255, 16],
             members: vec!["127.0.0.1:7441".into(), "[::1]:7441".into()],
         }
+    }
+
+    #[test]
+    fn an_identity_goes_on_to_later_generations_only() {
+        let before = identity();
+        let next = Generation { number: 2, id: 7 };
+        let told = before.told_to_serve(next, vec!["10.0.0.9:7441".to_owned()]).expect("a later one");
+        assert_eq!((told.generation, told.members.len(), told.node), (next, 1, before.node));
+        assert_eq!(told.told_to_serve(next, Vec::new()).expect("the same again"), told);
+        for earlier in [before.generation, Generation::numbered(2), Generation { number: 2, id: 8 }] {
+            let refused = told.told_to_serve(earlier, Vec::new()).expect_err("it is not later");
+            assert!(refused.to_string().contains("does not come after"), "{refused}");
+        }
+        assert!(before.told_to_serve(next, vec!["nowhere".to_owned()]).is_err());
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("identity.json");
+        told.write(&path).expect("written");
+        assert_eq!(Identity::read(&path).expect("read"), told);
     }
 
     #[test]

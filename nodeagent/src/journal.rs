@@ -304,7 +304,7 @@ mod tests {
         };
         vec![
             vec![Record::Registered {
-                generation: Generation(1),
+                generation: Generation::numbered(1),
                 incarnation: Incarnation(9),
                 boot: BootId(u128::MAX - 5),
                 terms: Profile::Fast.terms(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
+use cluster::Generation;
 use nodeagent::agent::{self, Ended};
 use nodeagent::config::{self, LogFormat, Options};
 use nodeagent::control::{self, Status};
+use nodeagent::identity::Identity;
 use tracing_subscriber::EnvFilter;
 
 /// The agent of a node: runs containers as the cluster's leader wants, and only under a lease.
@@ -37,6 +39,22 @@ enum Order {
         /// As JSON, one line
         #[arg(long)]
         json: bool,
+    },
+    /// Tell this node to serve a later generation of its cluster: the next start of its agent ends whatever the one before
+    /// gave it, and registers anew
+    CrossOver {
+        /// As given to `run`
+        #[arg(long, env = "QUORATE_AGENT_STATE_DIR", value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+        /// As given to `run`; identity.json of the state folder if not
+        #[arg(long, env = "QUORATE_AGENT_IDENTITY", value_name = "FILE")]
+        identity: Option<PathBuf>,
+        /// As `quorated recover apply` and `quoratectl cluster status` show it
+        #[arg(long)]
+        generation: Generation,
+        /// Where members of that generation serve agents, if others than before; may be given more than once
+        #[arg(long, value_name = "HOST:PORT")]
+        member: Vec<String>,
     },
     /// Stop every container of this node and hand over without a fence: for shutdown and reboot
     Leave {
@@ -95,6 +113,14 @@ fn carry_out(order: Order) -> anyhow::Result<()> {
                 true => println!("{}", serde_json::to_string(&status)?),
                 false => print!("{}", table(&status)),
             }
+            Ok(())
+        }
+        Order::CrossOver { state_dir, identity, generation, member } => {
+            let path = config::identity_path(&Options { state_dir, identity, ..Options::default() });
+            let before = Identity::read(&path)?;
+            let told = before.told_to_serve(generation, member)?;
+            told.write(&path)?;
+            println!("{}: generation {} -> {generation}; restart the agent", told.name, before.generation);
             Ok(())
         }
         Order::Leave { place, within } => {

@@ -13,6 +13,8 @@ pub const FEATURE_LEVEL: u32 = SYSTEM;
 const FIRST: u32 = 1;
 /// Templates know their size and how they are run; agents take errands.
 pub const TEMPLATES: u32 = 2;
+/// A generation has an id beside its number, and the fencing of a node may begin by a recovery.
+pub const RECOVERY: u32 = 3;
 /// System containers on Hardware Nodes: nodes report what they find.
 pub const SYSTEM: u32 = 4;
 
@@ -38,7 +40,8 @@ pub(crate) fn of_state(truth: &Truth) -> u32 {
     let reports = truth.node_reports.values().map(|_| SYSTEM);
     let storages = truth.storages.values().map(|storage| of_storage(&storage.kind));
     let decisions = truth.decisions.values().map(|decision| of_decision(decision));
-    templates.chain(reports).chain(storages).chain(decisions).max().unwrap_or(FIRST)
+    let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
+    templates.chain(reports).chain(storages).chain(decisions).fold(generation, u32::max)
 }
 
 fn of_storage(kind: &StorageKind) -> u32 {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use cluster::sessions::{Remembered, Session, Sessions};
 use cluster::{
-    Brake, ClusterId, ContainerId, Decision, Generation, Incarnation, KeptReport, NodeId, Revision, SessionId, State,
-    StateHash, Status, Truth, WallTime,
+    Brake, ClusterId, ContainerId, Decision, Incarnation, KeptReport, NodeId, Revision, SessionId, State, StateHash,
+    Status, Truth, WallTime,
 };
 use planted::planted;
 use prost::Message;
 use prost::bytes::{Buf, Bytes, BytesMut};
 
-use crate::convert::{ConvertError, outcome, part, wide, wide_bytes};
+use crate::convert::{ConvertError, generation, generation_id, outcome, part, wide, wide_bytes};
 use crate::level;
 use crate::log::DecodeError;
 use crate::wire::{self, brake, snapshot_record::Record};
@@ -93,7 +93,8 @@ fn header(truth: &Truth) -> wire::SnapshotHeader {
     wire::SnapshotHeader {
         feature_level: level::of_state(truth),
         cluster: wide_bytes(cluster.0),
-        generation: generation.0,
+        generation: generation.number,
+        generation_id: generation_id(*generation),
         revision: revision.0,
         clock_unix_ms: clock.0,
         next_member: *next_member,
@@ -257,7 +258,7 @@ impl Reader {
         }
         self.truth = Some(Truth {
             cluster: ClusterId(wide("cluster", &header.cluster)?),
-            generation: Generation(header.generation),
+            generation: generation(header.generation, &header.generation_id)?,
             revision: Revision(header.revision),
             clock: WallTime(header.clock_unix_ms),
             next_member: header.next_member,

@@ -44,8 +44,20 @@ fn point() -> wire::LogPoint {
     wire::LogPoint { term: 4, index: 300 }
 }
 
+/// By a recovery.
+fn drawn() -> Bytes {
+    of(&[0x9e; 16])
+}
+
 fn agent_hello() -> wire::AgentHello {
-    wire::AgentHello { cluster: of(&[0xc1; 16]), generation: 1, node: 2, secret: of(&[0x5e; 32]), feature_level: 1 }
+    wire::AgentHello {
+        cluster: of(&[0xc1; 16]),
+        generation: 1,
+        node: 2,
+        secret: of(&[0x5e; 32]),
+        feature_level: 1,
+        generation_id: Default::default(),
+    }
 }
 
 fn peer_hello() -> wire::PeerHello {
@@ -57,6 +69,7 @@ fn peer_hello() -> wire::PeerHello {
         feature_level: 1,
         durable: Some(point()),
         learner: true,
+        generation_id: Default::default(),
     }
 }
 
@@ -91,7 +104,13 @@ fn refused() -> wire::Refused {
 
 fn beats_up() -> Vec<heartbeat_up::Message> {
     use heartbeat_up::Message as Up;
-    vec![Up::Hello(agent_hello()), Up::Heartbeat(wire::Heartbeat::from(&samples::heartbeat()))]
+    let heartbeat = samples::heartbeat();
+    vec![
+        Up::Hello(agent_hello()),
+        Up::Heartbeat(wire::Heartbeat::from(&heartbeat)),
+        Up::Hello(wire::AgentHello { generation: 2, generation_id: drawn(), ..agent_hello() }),
+        Up::Heartbeat(wire::Heartbeat { generation: 2, generation_id: drawn(), ..(&heartbeat).into() }),
+    ]
 }
 
 fn beats_down() -> Vec<heartbeat_down::Message> {
@@ -144,6 +163,16 @@ fn agent_hears() -> Vec<to_agent::Message> {
     }));
     all.push(To::Refused(refused()));
     all.push(To::PleaseLeave(wire::Nothing {}));
+    // Of a cluster that was recovered.
+    let again: Vec<To> = all
+        .iter()
+        .filter_map(|said| match said.clone() {
+            To::Registered(it) => Some(To::Registered(wire::Registered { generation_id: drawn(), ..it })),
+            To::Desired(it) => Some(To::Desired(wire::DesiredSet { generation_id: drawn(), ..it })),
+            _ => None,
+        })
+        .collect();
+    all.extend(again);
     let import = wire::ImportTemplate {
         source: "/srv/a.tar".into(),
         storage_path: "/srv/quorate".into(),
@@ -193,6 +222,7 @@ fn peers_say() -> Vec<peer_message::Message> {
         }),
         Peer::StateHash(wire::StateHash { revision: 300, hash: of(&[0x4a; 16]) }),
         Peer::Refused(refused()),
+        Peer::Hello(wire::PeerHello { generation: 2, generation_id: drawn(), ..peer_hello() }),
     ]
 }
 
@@ -279,6 +309,7 @@ fn everything() -> Vec<Said> {
         node: 2,
         secret: of(&[0x5e; 32]),
         members: vec!["10.0.0.1:7441".into()],
+        generation_id: Default::default(),
     };
     let mut all = vec![
         single("AgentJoin", join.encode_to_vec(), again::<wire::AgentJoin>),

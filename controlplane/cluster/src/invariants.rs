@@ -15,7 +15,7 @@ use crate::model::container::{
 };
 use crate::model::decision::Decision;
 use crate::model::fence::ReceiptScope;
-use crate::model::ids::{Epoch, Revision};
+use crate::model::ids::{Epoch, Incarnation, Revision};
 use crate::model::node::{Health, Node};
 use crate::placement::CPU_OVERCOMMIT;
 use crate::sessions::{SESSIONS, WINDOW};
@@ -158,7 +158,8 @@ fn sound_node(state: &State, node: &Node, found: &mut Found) {
     found.unless(incarnation.0 <= state.revision().0, "IncarnationIsAnEntry", || {
         format!("{id} {incarnation} lies above {}", state.revision())
     });
-    found.unless((node.health == Health::Joined) == node.facts.is_none(), "FactsWithRegistration", || {
+    // One that never registered may be fenced all the same: by a recovery, which does not know.
+    found.unless((incarnation == Incarnation(0)) == node.facts.is_none(), "FactsWithRegistration", || {
         format!("{id} is {} and its facts say otherwise", node.health)
     });
     if let Health::Fenced { receipt } = &node.health {
@@ -341,7 +342,7 @@ fn room(before: &State, after: &State, found: &mut Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{ContainerId, Incarnation, NodeId};
+    use crate::model::ids::{ContainerId, NodeId};
     use crate::story::{Story, spec};
 
     const WEB: ContainerId = ContainerId(1);

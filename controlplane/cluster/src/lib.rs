@@ -19,6 +19,7 @@ pub mod agent;
 pub mod placement;
 pub mod apply;
 pub mod planner;
+pub mod recovery;
 pub mod invariants;
 #[cfg(test)]
 mod story;

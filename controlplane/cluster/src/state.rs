@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use planted::planted;
 
 use crate::digest::StateHash;
 use crate::model::container::{Container, Status};
@@ -110,7 +111,7 @@ impl State {
         let voters: Arc<[MemberId]> = members.iter().map(|member| member.id).collect();
         State::restore(Truth {
             cluster,
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             revision: Revision(1),
             clock: WallTime(0),
             next_member: voters.iter().map(|id| id.0 + 1).max().unwrap_or(1),
@@ -209,6 +210,12 @@ impl State {
     /// Nodes whose fencing is open, by id.
     pub fn fencing(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.derived.fencing.iter().filter_map(|id| self.node(*id))
+    }
+
+    /// After a recovery that did not read the logs of a majority: the first node that may still serve an earlier
+    /// generation. While there is one nothing is placed: it may run any container, whatever this state says *(8, a5)*.
+    pub fn awaited_from_before(&self) -> Option<&Arc<Node>> {
+        self.fencing().find(|node| node.may_serve_elsewhere() && !planted!("recovered-places-at-once"))
     }
 
     /// By id, ascending.

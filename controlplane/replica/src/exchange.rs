@@ -8,8 +8,8 @@ use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
 use cluster::command::Command;
 use cluster::planner::{Observed, Plan};
 use cluster::{
-    Applied, Event, Incarnation, MemberId, Membership, Moment, NodeId, Rejected, RequestId, Revision, State, StateHash,
-    WallTime,
+    Applied, Event, Generation, Incarnation, MemberId, Membership, Moment, NodeId, Rejected, RequestId, Revision,
+    State, StateHash, WallTime,
 };
 use record::{LogPoint, SnapshotMeta};
 
@@ -42,6 +42,7 @@ pub struct Config {
 }
 
 /// What a member starts from.
+#[derive(Debug)]
 pub struct Start {
     /// The state of the snapshot, or of the bootstrap; `None` for a newcomer that waits for its first snapshot.
     pub state: Option<State>,
@@ -113,6 +114,8 @@ pub enum Input {
     AgentOpened {
         link: Link,
         node: NodeId,
+        /// The one it was told to serve.
+        generation: Generation,
     },
     AgentSaid {
         link: Link,

@@ -23,6 +23,7 @@ mod reads;
 mod hearing;
 mod snapshots;
 mod tick;
+pub mod recovery;
 
 use std::collections::BTreeMap;
 
@@ -205,8 +206,10 @@ impl Replica {
             Input::ChangeMembership { ticket, change } => self.change_membership(ticket, change),
             Input::TransferLeader { ticket, to } => self.transfer_leader(ticket, to),
             Input::Heartbeat { link, from, heartbeat } => self.heartbeat(link, from, heartbeat),
-            Input::AgentOpened { link, node } => {
-                if self.is_leader() {
+            Input::AgentOpened { link, node, generation } => {
+                // One that serves another generation registers there, and runs what it is told there.
+                let ours = self.state().is_some_and(|state| state.generation() == generation);
+                if self.is_leader() && (ours || planted!("session-of-another-generation")) {
                     self.leadership.agent_opened(link, node);
                 } else {
                     self.effects.push(Effect::DropAgent { link });

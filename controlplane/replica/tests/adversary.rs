@@ -139,7 +139,7 @@ fn an_agent_that_restarted_is_told_that_it_should_run_nothing() {
     };
     let held = room.members[&leader].state().unwrap().revision();
     assert!(!told(&mut room, 1, held), "told already");
-    room.input(leader, Input::AgentOpened { link: Link(2), node });
+    room.input(leader, Input::AgentOpened { link: Link(2), node, generation: cluster::Generation::numbered(1) });
     assert!(told(&mut room, 2, held));
     assert!(!told(&mut room, 2, held));
 }

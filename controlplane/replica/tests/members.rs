@@ -198,7 +198,7 @@ fn another_boot_id_waits_for_the_old_incarnation() {
     let facts = room.members[&leader].state().unwrap().node(node).unwrap().facts.clone().unwrap();
     let (boot, facts, run) = (BootId(2), (*facts).clone(), AgentRun(0));
     let registration = Registration { node, ends: incarnation, boot, empty: false, facts, run };
-    room.input(leader, Input::AgentOpened { link: Link(5), node });
+    room.input(leader, Input::AgentOpened { link: Link(5), node, generation: cluster::Generation::numbered(1) });
     room.to_agents.clear();
     room.input(leader, Input::AgentSaid { link: Link(5), message: ToLeader::Register(Box::new(registration)) });
     assert!(room.to_agents.iter().any(|(_, _, said)| matches!(said, ToAgent::NotRegistered { .. })));
@@ -246,7 +246,7 @@ fn a_session_that_says_nothing_ends_no_other() {
         Input::AgentSaid { link: Link(link), message }
     };
     room.input(leader, holding(1));
-    room.input(leader, Input::AgentOpened { link: Link(2), node });
+    room.input(leader, Input::AgentOpened { link: Link(2), node, generation: cluster::Generation::numbered(1) });
     assert!(room.dropped.is_empty(), "{:?}", room.dropped);
     room.input(leader, Input::AgentClosed { link: Link(2) });
     room.to_agents.clear();
@@ -258,7 +258,7 @@ fn a_session_that_says_nothing_ends_no_other() {
     };
     assert!(told(&room, 1), "the first session goes on: {:?}", room.to_agents);
 
-    room.input(leader, Input::AgentOpened { link: Link(3), node });
+    room.input(leader, Input::AgentOpened { link: Link(3), node, generation: cluster::Generation::numbered(1) });
     room.input(leader, holding(3));
     assert_eq!(room.dropped, [Link(1)], "who speaks over a new session has done with the old one");
     assert!(told(&room, 3));

@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use cluster::NodeId;
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
-use cluster::{Generation, NodeId};
+use proto::convert::{generation, generation_id};
 use proto::wire::agents_client::AgentsClient;
 use proto::wire::agents_server::Agents;
 use proto::wire::{self, from_agent, heartbeat_down, heartbeat_up, to_agent};
@@ -61,6 +62,7 @@ impl Agents for AgentDoor {
         Ok(Response::new(wire::AgentJoined {
             cluster: seated.credentials.cluster.0.to_be_bytes().to_vec().into(),
             generation: joined.generation,
+            generation_id: generation_id(seated.credentials.generation),
             node,
             secret: secret.bytes().to_vec().into(),
             members: joined.members,
@@ -117,7 +119,7 @@ impl Agents for AgentDoor {
         }
         let (out, orders) = outlet(SESSION_QUEUE);
         let entered = seated.sessions.enter(node, hello.feature_level);
-        let link = seated.handle.open_session(node, out);
+        let link = seated.handle.open_session(node, seated.credentials.generation, out);
         let welcome = wire::AgentWelcome { member: seated.handle.id.0, feature_level: proto::FEATURE_LEVEL };
         Ok(Response::new(Box::pin(Session {
             incoming,
@@ -138,8 +140,13 @@ fn who(seated: &Seated, view: &View, hello: &wire::AgentHello) -> Result<NodeId,
     if wide("cluster", &hello.cluster).ok() != Some(seated.credentials.cluster.0) {
         return problem(Code::FailedPrecondition, "other-cluster", "this is another cluster");
     }
-    if Generation(hello.generation) != seated.credentials.generation {
-        return problem(Code::FailedPrecondition, "other-generation", "this is another generation of the cluster");
+    let ours = seated.credentials.generation;
+    if generation(hello.generation, &hello.generation_id) != Ok(ours) {
+        let text = format!(
+            "this is generation {ours} of the cluster; if the node is to serve it, `quorate-agent cross-over --generation \
+             {ours}` says so there"
+        );
+        return problem(Code::FailedPrecondition, "other-generation", &text);
     }
     let state = view.state.as_ref().ok_or_else(error::no_state)?;
     let Some(node) = state.node(NodeId(hello.node)) else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::apply::Done;
-use cluster::{Member, MemberId, Membership, Names as _, Node, Profile, RequestId, State};
+use cluster::{Generation, Member, MemberId, Membership, Names as _, Node, Profile, RequestId, State};
 use proto::convert::request::{self, Mutation, add_member, said_as};
 use proto::convert::view;
 use proto::v1::cluster_service_server::ClusterService;
@@ -213,7 +213,8 @@ fn seated_shown(seated: &Seated) -> v1::StatusReply {
     let mut reply = v1::StatusReply {
         cluster_id: seated.credentials.cluster.to_string(),
         cluster_name: seated.admission.cluster_name.clone(),
-        generation: seated.credentials.generation.0,
+        generation: seated.credentials.generation.number,
+        generation_id: drawn(seated.credentials.generation),
         member: seated.handle.id.0,
         standing: standing.into(),
         leader: view.leader.map_or(0, |leader| leader.0),
@@ -291,7 +292,8 @@ async fn admit(seated: &Seated, id: RequestId, asked: v1::AddMemberRequest) -> R
     };
     let admission = v1::Admission {
         cluster_id: state.cluster().to_string(),
-        generation: state.generation().0,
+        generation: state.generation().number,
+        generation_id: drawn(state.generation()),
         member: member.0,
         name: known.map_or_else(String::new, |known| known.name.to_string()),
         secret: secret.hex(),
@@ -465,6 +467,11 @@ fn advice(state: &State, up: &BTreeSet<MemberId>) -> Vec<String> {
 
 fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The id of a generation for people, empty where none was drawn.
+pub fn drawn(generation: Generation) -> String {
+    if generation.id == 0 { String::new() } else { format!("{:032x}", generation.id) }
 }
 
 #[cfg(test)]

@@ -172,7 +172,8 @@ pub async fn join(seated: &Seated, id: RequestId, asked: v1::JoinRequest) -> Res
         node: node.to_string(),
         secret: secret.hex(),
         cluster_id: state.cluster().to_string(),
-        generation: state.generation().0,
+        generation: state.generation().number,
+        generation_id: super::cluster::drawn(state.generation()),
         members: state.members().map(|member| member.peer_address.to_string()).collect(),
         revision: applied.revision.0,
     })

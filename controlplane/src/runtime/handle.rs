@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
-use cluster::{Applied, Command, MemberId, NodeId, RequestId, State};
+use cluster::{Applied, Command, Generation, MemberId, NodeId, RequestId, State};
 use record::LogPoint;
 use replica::{Answer, Change, Input, Link, ProposeError, Status};
 use tokio::sync::{mpsc as streams, oneshot, watch};
@@ -45,6 +45,7 @@ pub(super) enum Letter {
     OpenSession {
         link: Link,
         node: NodeId,
+        generation: Generation,
         out: Outlet<ToAgent>,
     },
     /// Heartbeats lie in [`Beats`].
@@ -280,9 +281,9 @@ impl Handle {
     }
 
     /// An agent's session opens. It ends when `out` is dropped by the replica's thread, or with the link.
-    pub fn open_session(&self, node: NodeId, out: Outlet<ToAgent>) -> OpenLink {
+    pub fn open_session(&self, node: NodeId, generation: Generation, out: Outlet<ToAgent>) -> OpenLink {
         let link = self.next_link();
-        self.post(Letter::OpenSession { link, node, out });
+        self.post(Letter::OpenSession { link, node, generation, out });
         OpenLink { link, handle: self.clone() }
     }
 

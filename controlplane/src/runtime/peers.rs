@@ -89,7 +89,8 @@ impl Credentials {
     pub fn hello(&self, durable: LogPoint) -> wire::PeerHello {
         wire::PeerHello {
             cluster: Bytes::copy_from_slice(&self.cluster.0.to_be_bytes()),
-            generation: self.generation.0,
+            generation: self.generation.number,
+            generation_id: proto::convert::generation_id(self.generation),
             member: self.member.0,
             secret: Bytes::copy_from_slice(&self.secret.bytes()),
             feature_level: proto::FEATURE_LEVEL,
@@ -104,7 +105,7 @@ impl Credentials {
         if wide("cluster", &hello.cluster).map(ClusterId) != Ok(self.cluster) {
             return Err(Unwelcome::OtherCluster);
         }
-        if hello.generation != self.generation.0 {
+        if proto::convert::generation(hello.generation, &hello.generation_id) != Ok(self.generation) {
             return Err(Unwelcome::OtherGeneration);
         }
         let member = MemberId(hello.member);

@@ -275,9 +275,9 @@ impl Task {
                 self.links.insert(link, Out::Heartbeats(out));
                 return Ok(());
             }
-            Letter::OpenSession { link, node, out } => {
+            Letter::OpenSession { link, node, generation, out } => {
                 self.links.insert(link, Out::Session(out));
-                Input::AgentOpened { link, node }
+                Input::AgentOpened { link, node, generation }
             }
             Letter::CloseLink { link } => match self.links.remove(&link) {
                 Some(Out::Session(_)) => Input::AgentClosed { link },

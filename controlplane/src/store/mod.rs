@@ -9,6 +9,8 @@
 //! quarantined   why this store must never be used again, in words; once more as member/quarantined
 //! member/identity, member/guard, member/log/, member/snapshots/
 //! retired-1/    a damaged store, kept read-only for whoever wants to look
+//! next/         a store that is to take the place of this one; `succeeding` says that it does
+//! generation-1/ the store before a recovery, kept likewise
 //! ```
 
 mod durable;
@@ -20,6 +22,7 @@ mod snapshot;
 mod sled;
 mod file;
 mod identity;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -94,14 +97,19 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder if it is missing. Errs with `Locked` if another process holds it.
+    /// Makes the folder if it is missing, and finishes a succession that was cut off. Errs with `Locked` if another process
+    /// holds it.
     pub fn lock(path: &Path) -> Result<Self, StoreError> {
         create_folder(path)?;
         let lock_path = path.join("lock");
         let options = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = options.map_err(io("open", &lock_path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock: Arc::new(lock) }),
+            Ok(()) => {
+                let folder = Self { path: path.to_owned(), lock: Arc::new(lock) };
+                folder.finish_succession()?;
+                Ok(folder)
+            }
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked { folder: path.display().to_string() }),
             Err(TryLockError::Error(source)) => Err(io("lock", &lock_path)(source)),
         }
@@ -195,6 +203,11 @@ impl Folder {
         sync_folder(&self.path)?;
         durable::make_read_only(&retired)?;
         Ok(retired)
+    }
+
+    /// The engine that keeps the store here. Errs with `Damaged` if nothing says so.
+    pub fn backend(&self) -> Result<Backend, StoreError> {
+        IdentityFile::read(&self.member().join("identity")).map(|file| file.backend)
     }
 
     /// Whether this folder is quarantined, and why.

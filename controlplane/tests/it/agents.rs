@@ -26,6 +26,7 @@ async fn joined(member: &TestMember, name: &str) -> wire::AgentHello {
         node: reply.node.trim_start_matches('n').parse().expect("an id"),
         secret: wide(&reply.secret).into(),
         feature_level: proto::FEATURE_LEVEL,
+        generation_id: Default::default(),
     }
 }
 
@@ -41,6 +42,7 @@ async fn beat(member: &TestMember, hello: wire::AgentHello, node: u64) -> Option
         terms: Some(terms),
         seq: 1,
         sent_at_ns: 1,
+        generation_id: Default::default(),
     };
     let (out, stream) = mpsc::channel(4);
     for message in [heartbeat_up::Message::Hello(hello), heartbeat_up::Message::Heartbeat(heartbeat)] {
@@ -179,6 +181,7 @@ async fn a_stranger_among_members_is_refused() {
         feature_level: proto::FEATURE_LEVEL,
         durable: Some(wire::LogPoint { term: 1, index: 1 }),
         learner: false,
+        generation_id: Default::default(),
     };
     let cases = [
         (hello.clone(), "wrong-secret"),

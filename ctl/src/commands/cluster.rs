@@ -333,7 +333,11 @@ fn status(status: &v1::StatusReply) -> String {
         Empty | Unspecified => {
             "none yet: `quoratectl cluster init` makes one of this member, `cluster add-member` takes it into one"
         }
-        _ => &format!("{} ({}), generation {}", status.cluster_name, status.cluster_id, status.generation),
+        _ => {
+            let drawn = if status.generation_id.is_empty() { "" } else { "-" };
+            let generation = format!("{}{drawn}{}", status.generation, status.generation_id);
+            &format!("{} ({}), generation {generation}", status.cluster_name, status.cluster_id)
+        }
     };
     let answered = match status.member {
         0 => format!("a member that is {standing}", standing = standing(status)),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cluster::agent::{MembershipIdentity, ToAgent};
-use cluster::{Incarnation, Moment, Span};
+use cluster::{Generation, Incarnation, Moment, Span};
 use planted::planted;
 
 use crate::account::Account;
@@ -150,6 +150,13 @@ impl Agent {
             Standing::Registering { .. } => "registering",
             Standing::Left { .. } => "left",
         }
+    }
+
+    /// What the journal tells of belongs to an earlier generation: all of it ends before this one is entered, `keep` or
+    /// not, for its members may have given anything to anybody since *(8)*.
+    pub(crate) fn is_crossing(&self) -> bool {
+        let of = self.journal.generation;
+        of != Generation::default() && of != self.config.generation
     }
 
     /// Orders a record and counts it as true from here on. Gives back the sequence to wait for where its durability

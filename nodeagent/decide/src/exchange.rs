@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, MembershipIdentity, ToAgent, ToLeader, WantedSpec, Watch};
 use cluster::{
-    AgentRun, BootId, ContainerId, Epoch, Exit, Incarnation, MemberId, Moment, NodeFacts, NodeId, NodeReport,
-    OnQuorumLoss, Span,
+    AgentRun, BootId, ContainerId, Epoch, Exit, Generation, Incarnation, MemberId, Moment, NodeFacts, NodeId,
+    NodeReport, OnQuorumLoss, Span,
 };
 
 use crate::journal::Record;
@@ -17,6 +17,8 @@ use crate::journal::Record;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node: NodeId,
+    /// The one the node was told to serve; the journal may still be of an earlier one.
+    pub generation: Generation,
     /// As the kernel names this boot.
     pub boot: BootId,
     /// Drawn at random when the agent started; not 0.

@@ -30,6 +30,15 @@ pub struct Journal {
     pub begun: BTreeMap<ContainerId, BTreeMap<Epoch, Begun>>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node has served generation {served} of its cluster and is told to serve {told}, which does not come after it"
+)]
+pub struct OtherGeneration {
+    pub served: Generation,
+    pub told: Generation,
+}
+
 /// How far the life of `Journal::incarnation` has gone. Moves forward only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -121,7 +130,7 @@ impl Journal {
     /// The journal of a node that never registered; `terms` are what it would name.
     pub fn fresh(boot: BootId, terms: LeaseTerms) -> Journal {
         Journal {
-            generation: Generation(0),
+            generation: Generation::default(),
             incarnation: Incarnation(0),
             boot,
             life: Life::Over(None),
@@ -130,6 +139,13 @@ impl Journal {
             closed: BTreeMap::new(),
             begun: BTreeMap::new(),
         }
+    }
+
+    /// Errs where a node that keeps this journal cannot serve `generation`: it has served a later one, or another of the
+    /// same number, and what that gave it is unknown to this one.
+    pub fn admits(&self, generation: Generation) -> Result<(), OtherGeneration> {
+        let fits = self.generation == generation || self.generation.number < generation.number;
+        if fits { Ok(()) } else { Err(OtherGeneration { served: self.generation, told: generation }) }
     }
 
     /// Adds one record. Total: a record that came twice, or for an incarnation that is no longer the last, changes
@@ -243,7 +259,7 @@ mod tests {
     fn a_late_latch_or_end_of_another_incarnation_changes_nothing() {
         let mut journal = Journal::fresh(BootId(1), Profile::Default.terms());
         journal.apply(&Record::Registered {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             incarnation: Incarnation(9),
             boot: BootId(1),
             terms: Profile::Default.terms(),

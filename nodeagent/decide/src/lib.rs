@@ -27,4 +27,4 @@ mod agent;
 pub use agent::Agent;
 pub use exchange::{Audience, Config, Effect, GuardSays, Happened, Input, Shape, Workload};
 pub use guardian::{GuardEffect, GuardInput, Guardian};
-pub use journal::{Begun, Closed, Journal, Life, Record};
+pub use journal::{Begun, Closed, Journal, Life, OtherGeneration, Record};

@@ -151,7 +151,13 @@ impl Agent {
         let incarnation = self.journal.incarnation;
         let ours = self.is_same_boot() && incarnation != Incarnation(0) && guard.incarnation <= incarnation;
         let unfinished = (guard.incarnation != Incarnation(0) && !guard.ended).then_some(guard.incarnation);
+        let crossing = self.is_crossing() && !planted!("crosses-with-what-it-keeps");
+        if crossing {
+            let (of, told) = (self.journal.generation, self.config.generation);
+            self.say(format!("crossing from generation {of} to {told}: everything ends first"));
+        }
         match (&self.journal.life, ours) {
+            (Life::Current | Life::Latched, true) if crossing => self.end("it is of an earlier generation", true),
             (Life::Current, true) if guard.incarnation == incarnation => {
                 self.say(format!("{incarnation}: waking -> serving, same boot"));
                 // Another run of the agent registered it, with what it knew.
@@ -163,13 +169,13 @@ impl Agent {
             }
             (Life::Current, true) if self.actual.is_empty() => self.serve(0),
             (Life::Current | Life::Latched, true) => self.end("it was ending, or its guard does not know it", false),
-            (Life::Over(_), true) => self.begin_ending(false, unfinished),
+            (Life::Over(_), true) => self.begin_ending(crossing, unfinished),
             (life, false) => {
                 if !matches!(life, Life::Over(_)) {
                     self.say(format!("{incarnation}: over with the boot it belonged to"));
                     self.write(Record::Over { incarnation, proof: None });
                 }
-                self.begin_ending(false, unfinished);
+                self.begin_ending(crossing, unfinished);
             }
         }
     }
@@ -374,6 +380,10 @@ impl Agent {
         if !matches!(self.standing, Standing::Registering { .. }) || incarnation <= self.journal.incarnation {
             return;
         }
+        if generation != self.config.generation {
+            let told = self.config.generation;
+            return self.say(format!("registered in generation {generation}, and told to serve {told}: not taken"));
+        }
         self.say(format!("registered: {} -> {incarnation} at {revision}", self.journal.incarnation));
         let boot = self.config.boot;
         let registered = self.write(Record::Registered { generation, incarnation, boot, terms, revision });
@@ -395,7 +405,8 @@ impl Agent {
         self.standing = Standing::Registering { again: now + self.terms.named.heartbeat, asked: false };
         if current != self.journal.incarnation {
             self.write(Record::Adopted { incarnation: current, boot: self.config.boot });
-            self.begin_ending(false, (current != Incarnation(0)).then_some(current));
+            let crossing = self.is_crossing();
+            self.begin_ending(crossing, (current != Incarnation(0)).then_some(current));
         }
     }
 

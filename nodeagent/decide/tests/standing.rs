@@ -68,7 +68,14 @@ fn nothing_is_said_before_the_guard_has_spoken_and_what_runs_was_seen() {
 impl Bench {
     fn restart_without_word(&mut self) {
         self.answers.guard = false;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(2), facts: facts(), guard_found: true };
+        let config = Config {
+            node: NODE,
+            generation: self.generation,
+            boot: self.boot,
+            run: AgentRun(2),
+            facts: facts(),
+            guard_found: true,
+        };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.send(Input::Tick);
@@ -141,7 +148,7 @@ fn a_refusal_is_asked_again_after_50_ms_and_ends_nothing() {
 fn an_echo_that_is_not_of_this_incarnation_boot_generation_and_terms_counts_nothing() {
     type Change = fn(&mut Heartbeat);
     let other: [(&str, Change); 7] = [
-        ("generation", |echo| echo.generation = Generation(2)),
+        ("generation", |echo| echo.generation = Generation::numbered(2)),
         ("node", |echo| echo.node = NodeId(4)),
         ("incarnation", |echo| echo.incarnation = Incarnation(4)),
         ("boot", |echo| echo.boot = BootId(1)),

@@ -106,7 +106,7 @@ fn a_new_incarnation_takes_the_terms_it_is_registered_with() {
     let mut bench = Bench::connected();
     bench.take();
     bench.send(Input::FromLeader(ToAgent::Registered {
-        generation: Generation(1),
+        generation: Generation::numbered(1),
         incarnation: Incarnation(5),
         revision: Revision(5),
         terms: Profile::Fast.terms(),

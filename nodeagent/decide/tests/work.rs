@@ -12,7 +12,7 @@ use decide::*;
 fn a_desired_set_of_another_time_or_another_life_is_dropped() {
     type Change = fn(&mut DesiredSet);
     let rows: [(&str, Change, bool); 6] = [
-        ("another generation", |set| set.generation = Generation(2), false),
+        ("another generation", |set| set.generation = Generation::numbered(2), false),
         ("an older incarnation", |set| set.incarnation = Incarnation(4), false),
         ("a newer incarnation", |set| set.incarnation = Incarnation(6), false),
         ("below the registration", |set| set.revision = Revision(4), false),

@@ -156,6 +156,10 @@ impl Ring {
             return Err(ClaimError::Foreign { path, found });
         }
         let wanted = Box::new(*wanted);
+        // Two recoveries that know nothing of each other: neither is the later one.
+        if wanted.generation.number == found.generation.number && wanted.generation.id != found.generation.id {
+            return Err(ClaimError::Other { path, wanted, found });
+        }
         match (wanted.generation, wanted.epoch).cmp(&(found.generation, found.epoch)) {
             std::cmp::Ordering::Less => Err(ClaimError::Newer { path, wanted, found }),
             std::cmp::Ordering::Equal if *wanted != *found => Err(ClaimError::Other { path, wanted, found }),
@@ -192,17 +196,18 @@ impl Ring {
 }
 
 /// magic 8, version 4, zero 4, cluster 16, boot 16, then five numbers of 8: generation, container, epoch, node,
-/// incarnation; zero; CRC-32 of all before it. Little end first.
+/// incarnation; the id of the generation 16; zero; CRC-32 of all before it. Little end first.
 fn encode(claim: &Claim) -> [u8; SLOT_BYTES] {
     let mut page = [0; SLOT_BYTES];
     page[..8].copy_from_slice(MAGIC);
     page[8..12].copy_from_slice(&VERSION.to_le_bytes());
     page[16..32].copy_from_slice(&claim.cluster.0.to_le_bytes());
     page[32..48].copy_from_slice(&claim.boot.0.to_le_bytes());
-    let numbers = [claim.generation.0, claim.container.0, claim.epoch.0, claim.node.0, claim.incarnation.0];
+    let numbers = [claim.generation.number, claim.container.0, claim.epoch.0, claim.node.0, claim.incarnation.0];
     for (place, number) in page[48..88].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
+    page[88..104].copy_from_slice(&claim.generation.id.to_le_bytes());
     let checksum = crc32fast::hash(&page[..CHECKSUM_AT]);
     page[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
     page
@@ -219,7 +224,7 @@ fn decode(page: &[u8; SLOT_BYTES]) -> Option<Claim> {
     Some(Claim {
         cluster: ClusterId(wide(16)?),
         boot: BootId(wide(32)?),
-        generation: Generation(number(48)?),
+        generation: Generation { number: number(48)?, id: wide(88)? },
         container: ContainerId(number(56)?),
         epoch: Epoch(number(64)?),
         node: NodeId(number(72)?),
@@ -234,7 +239,7 @@ mod tests {
     fn of(epoch: u64) -> Claim {
         Claim {
             cluster: ClusterId(1),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             container: ContainerId(7),
             epoch: Epoch(epoch),
             node: NodeId(3),
@@ -288,14 +293,28 @@ mod tests {
         }
     }
 
+    /// Two recoveries that know nothing of each other come to the same number: neither may take what the other has.
+    #[test]
+    fn another_generation_of_the_same_number_is_refused_whatever_its_epoch() {
+        let area = area();
+        let (one, other) = (Generation { number: 2, id: 7 }, Generation { number: 2, id: 8 });
+        claim(area.path(), &Claim { generation: one, ..of(5) }).expect("claim");
+        for epoch in [4, 5, 6, 1 << 20] {
+            let refused = claim(area.path(), &Claim { generation: other, ..of(epoch) });
+            assert!(matches!(refused, Err(ClaimError::Other { .. })), "{epoch}: {refused:?}");
+        }
+        claim(area.path(), &Claim { generation: one, ..of(6) }).expect("its own goes on");
+        claim(area.path(), &Claim { generation: Generation { number: 3, id: 1 }, ..of(7) }).expect("a later one");
+    }
+
     #[test]
     fn an_older_generation_is_refused_and_a_newer_one_never_goes_back() {
         let area = area();
-        claim(area.path(), &Claim { generation: Generation(2), ..of(5) }).expect("claim");
+        claim(area.path(), &Claim { generation: Generation::numbered(2), ..of(5) }).expect("claim");
         assert!(matches!(claim(area.path(), &of(6)), Err(ClaimError::Newer { .. })));
-        let lower = Claim { generation: Generation(3), ..of(4) };
+        let lower = Claim { generation: Generation::numbered(3), ..of(4) };
         assert!(matches!(claim(area.path(), &lower), Err(ClaimError::Newer { .. })));
-        claim(area.path(), &Claim { generation: Generation(3), ..of(1_000) }).expect("epochs jump");
+        claim(area.path(), &Claim { generation: Generation::numbered(3), ..of(1_000) }).expect("epochs jump");
     }
 
     #[test]

@@ -52,10 +52,11 @@ impl LinkError {
 pub fn hello(identity: &Identity) -> wire::AgentHello {
     wire::AgentHello {
         cluster: identity.cluster.0.to_be_bytes().to_vec().into(),
-        generation: identity.generation.0,
+        generation: identity.generation.number,
         node: identity.node.0,
         secret: identity.secret.clone().into(),
         feature_level: proto::FEATURE_LEVEL,
+        generation_id: proto::convert::generation_id(identity.generation),
     }
 }
 

@@ -61,7 +61,7 @@ impl Machine {
         fs::create_dir_all(folder.path().join("state")).expect("state");
         let identity = Identity {
             cluster: ClusterId(CLUSTER),
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             node: NodeId(NODE),
             name: "node-3".into(),
             secret: SECRET.to_vec(),

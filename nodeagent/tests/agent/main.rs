@@ -98,7 +98,7 @@ fn area_claimed_under_a_higher_epoch_is_not_touched() {
     fs::create_dir_all(machine.area(5)).expect("area");
     let theirs = Claim {
         cluster: ClusterId(CLUSTER),
-        generation: Generation(1),
+        generation: Generation::numbered(1),
         container: ContainerId(5),
         epoch: Epoch(9),
         node: NodeId(4),

@@ -155,7 +155,7 @@ impl Shared {
 impl Truth {
     fn desired(&self) -> wire::ToAgent {
         let set = DesiredSet {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             incarnation: Incarnation(self.incarnation),
             revision: Revision(self.revision),
             terms: self.terms,
@@ -184,7 +184,7 @@ impl Truth {
                 self.wanted.retain(|_, (item, _)| item.on_quorum_loss == OnQuorumLoss::Keep);
                 self.registrations.push(*registration);
                 let registered = ToAgent::Registered {
-                    generation: Generation(1),
+                    generation: Generation::numbered(1),
                     incarnation: Incarnation(self.incarnation),
                     revision: Revision(self.revision),
                     terms: self.terms,

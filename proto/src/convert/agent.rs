@@ -11,6 +11,8 @@ use cluster::{
     BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Revision, Storage,
 };
 
+use prost::bytes::Bytes;
+
 use super::node::ascending;
 use super::{ConvertError, Result, choice, each, maybe, part, required, same_variants, text, wide, wide_bytes};
 use crate::wire::{self, from_agent, heartbeat_reply, to_agent};
@@ -20,11 +22,22 @@ same_variants! {
     Wanted = wire::Wanted { Run, Stop, Prepare }
 }
 
+/// The id of a generation on the wire; nothing where no recovery drew one.
+pub fn generation_id(generation: Generation) -> Bytes {
+    if generation.id == 0 { Bytes::new() } else { wide_bytes(generation.id) }
+}
+
+pub fn generation(number: u64, id: &Bytes) -> Result<Generation> {
+    let id = if id.is_empty() { 0 } else { wide("generation_id", id)? };
+    Ok(Generation { number, id })
+}
+
 impl From<&Heartbeat> for wire::Heartbeat {
     fn from(heartbeat: &Heartbeat) -> wire::Heartbeat {
         let Heartbeat { generation, node, incarnation, boot, terms, sequence, sent_at } = heartbeat;
         wire::Heartbeat {
-            generation: generation.0,
+            generation: generation.number,
+            generation_id: generation_id(*generation),
             node: node.0,
             incarnation: incarnation.0,
             boot: wide_bytes(boot.0),
@@ -40,7 +53,7 @@ impl TryFrom<wire::Heartbeat> for Heartbeat {
 
     fn try_from(heartbeat: wire::Heartbeat) -> Result<Heartbeat> {
         Ok(Heartbeat {
-            generation: Generation(heartbeat.generation),
+            generation: generation(heartbeat.generation, &heartbeat.generation_id)?,
             node: NodeId(heartbeat.node),
             incarnation: Incarnation(heartbeat.incarnation),
             boot: BootId(wide("boot", &heartbeat.boot)?),
@@ -201,7 +214,8 @@ impl From<&ToAgent> for wire::ToAgent {
         let message = match said {
             ToAgent::Registered { generation, incarnation, revision, terms } => {
                 to_agent::Message::Registered(wire::Registered {
-                    generation: generation.0,
+                    generation: generation.number,
+                    generation_id: generation_id(*generation),
                     incarnation: incarnation.0,
                     revision: revision.0,
                     terms: Some(terms.into()),
@@ -224,7 +238,7 @@ impl TryFrom<wire::ToAgent> for ToAgent {
     fn try_from(said: wire::ToAgent) -> Result<ToAgent> {
         Ok(match required("message", said.message)? {
             to_agent::Message::Registered(registered) => ToAgent::Registered {
-                generation: Generation(registered.generation),
+                generation: generation(registered.generation, &registered.generation_id)?,
                 incarnation: Incarnation(registered.incarnation),
                 revision: Revision(registered.revision),
                 terms: part("registered.terms", registered.terms)?,
@@ -320,7 +334,8 @@ impl From<&DesiredSet> for wire::DesiredSet {
             }
         };
         wire::DesiredSet {
-            generation: generation.0,
+            generation: generation.number,
+            generation_id: generation_id(*generation),
             incarnation: incarnation.0,
             revision: revision.0,
             terms: Some(terms.into()),
@@ -341,7 +356,7 @@ impl TryFrom<wire::DesiredSet> for DesiredSet {
         }
         let specs: Vec<Digested> = each("specs", set.specs)?;
         Ok(DesiredSet {
-            generation: Generation(set.generation),
+            generation: generation(set.generation, &set.generation_id)?,
             incarnation: Incarnation(set.incarnation),
             revision: Revision(set.revision),
             terms: part("terms", set.terms)?,

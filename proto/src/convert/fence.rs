@@ -1,14 +1,16 @@
 //! Why fencing began, what proves that it is over, and the terms of leases.
 
 use cluster::{
-    BootId, FenceCause, FencingClass, Incarnation, LeaseTerms, MemberId, NodeId, Proof, Receipt, Revision, Span,
+    BootId, FenceCause, FencingClass, Incarnation, LeaseTerms, LogsRead, MemberId, NodeId, Proof, Receipt, Revision,
+    Span,
 };
 
-use super::{ConvertError, NOTHING, Result, part, required, same_variants, text, wide, wide_bytes};
+use super::{ConvertError, NOTHING, Result, choice, part, required, same_variants, text, wide, wide_bytes};
 use crate::wire::{self, fence_cause::Cause, proof::Proof as Shown};
 
 same_variants! {
     FencingClass = wire::FencingClass { F0, F1, F2, F3 }
+    LogsRead = wire::LogsRead { Majority, Fewer }
 }
 
 impl From<&LeaseTerms> for wire::LeaseTerms {
@@ -57,6 +59,7 @@ impl From<&FenceCause> for wire::FenceCause {
             FenceCause::RebootSeen { boot } => Cause::RebootSeen(wide_bytes(boot.0)),
             FenceCause::StopOverdue => Cause::StopOverdue(NOTHING),
             FenceCause::OutsideFact { evidence } => Cause::OutsideFact(text(evidence)),
+            FenceCause::Recovered { logs } => Cause::Recovered(wire::LogsRead::from(*logs).into()),
         };
         wire::FenceCause { cause: Some(cause) }
     }
@@ -72,6 +75,7 @@ impl TryFrom<wire::FenceCause> for FenceCause {
             Cause::RebootSeen(boot) => FenceCause::RebootSeen { boot: BootId(wide("reboot_seen", &boot)?) },
             Cause::StopOverdue(_) => FenceCause::StopOverdue,
             Cause::OutsideFact(evidence) => FenceCause::OutsideFact { evidence: evidence.into() },
+            Cause::Recovered(logs) => FenceCause::Recovered { logs: choice::<wire::LogsRead, _>("recovered", logs)? },
         })
     }
 }

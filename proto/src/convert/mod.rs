@@ -21,6 +21,7 @@ pub mod view;
 use std::fmt;
 use std::sync::Arc;
 
+pub use agent::{generation, generation_id};
 pub(crate) use outcome::outcome;
 
 use cluster::Name;

@@ -114,6 +114,13 @@ pub fn storage_finding(node: &Node, storage: &Name, found: &StorageFinding) -> v
 /// Why the fencing of `node` does not end by itself, and what ends it; `None` where time or its own guard will.
 pub fn awaits_operator(node: &Node) -> Option<String> {
     node.awaits_operator().then(|| {
+        if node.may_serve_elsewhere() {
+            let name = &node.name;
+            return format!(
+                "it may serve an earlier generation of the cluster: `quorate-agent cross-over` on it; if it is off, or its \
+                 boot is another, `quoratectl node confirm-down {name}`, and never start it before it has crossed over"
+            );
+        }
         let facts = node.facts.as_deref();
         let why = facts.map_or_else(String::new, |facts| format!(" ({})", facts.class_reason));
         format!("class {}{why}: time proves nothing; {}", node.class(), cluster::event::confirm_down(&node.name))
@@ -353,6 +360,10 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
         None => format!("{} ({}) is {word}", of.spec.name, of.id),
     }];
     lines.extend(Some(shown.text).filter(|text| !text.is_empty()));
+    if let Some(node) = state.awaited_from_before().filter(|_| of.wants_place()) {
+        lines.push(format!("the cluster was recovered; nothing is placed while {} is not accounted for", node.name));
+        lines.extend(awaits_operator(node));
+    }
     let weak = |node: &&std::sync::Arc<Node>| !node.class().lease_proves_end() && !node.awaits_operator();
     if let Some(node) = of.assignment().and_then(|held| state.node(held.node)).filter(weak)
         && let Some(facts) = &node.facts

@@ -522,7 +522,7 @@ pub fn state() -> State {
     ];
     State::restore(Truth {
         cluster: ClusterId(0xc1u128 << 120),
-        generation: Generation(2),
+        generation: Generation::numbered(2),
         revision: Revision(60),
         clock: WallTime(1_790_000_000_123),
         next_member: 5,
@@ -599,7 +599,7 @@ pub fn report() -> NodeReport {
 
 pub fn heartbeat() -> Heartbeat {
     Heartbeat {
-        generation: Generation(1),
+        generation: Generation::numbered(1),
         node: NodeId(2),
         incarnation: Incarnation(3),
         boot: boot(4),
@@ -655,7 +655,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         storage: state.storages().next().expect("a storage").clone(),
     };
     let set = DesiredSet {
-        generation: Generation(2),
+        generation: Generation::numbered(2),
         incarnation: Incarnation(20),
         revision: Revision(61),
         terms: terms(),
@@ -665,7 +665,7 @@ pub fn to_agent() -> Vec<ToAgent> {
     };
     vec![
         ToAgent::Registered {
-            generation: Generation(2),
+            generation: Generation::numbered(2),
             incarnation: Incarnation(20),
             revision: Revision(20),
             terms: terms(),

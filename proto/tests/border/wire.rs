@@ -211,6 +211,37 @@ proptest! {
     }
 }
 
+/// What a cluster that was never recovered writes is what it always wrote; what one that was writes, only a version that
+/// knows of recovery reads.
+#[test]
+fn a_recovered_state_is_read_whole_and_says_what_it_takes_to_read_it() {
+    use cluster::recovery::{Recovery, recover};
+    use cluster::{FenceCause, Generation, LogsRead};
+
+    let state = samples::state();
+    let survivor = state.members().next().expect("a member").clone();
+    let level = |state: &cluster::State| {
+        let first = proto::snapshot::encode(state).next().expect("a header");
+        let record = wire::SnapshotRecord::decode_length_delimited(first).expect("a record").record;
+        match record {
+            Some(wire::snapshot_record::Record::Header(header)) => header.feature_level,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(level(&state), 1);
+    for logs in [LogsRead::Majority, LogsRead::Fewer] {
+        let generation = Generation { number: state.generation().number + 1, id: 0x9e };
+        let recovery = Recovery { generation, survivor: survivor.clone(), term: 9, logs };
+        let recovered = recover(&state, &recovery).expect("a later generation");
+        assert_eq!(level(&recovered), proto::level::RECOVERY);
+        let bytes = proto::snapshot::encode(&recovered).fold(Vec::new(), |all, piece| [all, piece.to_vec()].concat());
+        let read = proto::snapshot::decode(&bytes).expect("read");
+        assert_eq!((read.hash(), read.generation()), (recovered.hash(), generation));
+    }
+    let bytes = |logs| wire::FenceCause::from(&FenceCause::Recovered { logs }).encode_to_vec();
+    assert_eq!((bytes(LogsRead::Majority), bytes(LogsRead::Fewer)), (vec![0x30, 1], vec![0x30, 2]));
+}
+
 /// Added after the first logs were frozen: what is not said is as it was, what is said comes back.
 #[test]
 fn how_a_template_is_run_comes_back_from_the_log() {

@@ -82,6 +82,12 @@ pub const TABLE: &[Bug] = &[
     bug("another-boot-is-empty", "(a6)", "another boot counts as proof that nothing of the one before runs"),
     bug("epoch-stays-with-the-node", "epoch off by one", "a container that comes back to its node keeps its epoch"),
     bug("stale-report-believed", "reports name their epoch", "a report about an earlier epoch closes the current one"),
+    // Recovery to a new generation.
+    bug("epochs-not-raised", "(8)", "a recovery goes on with the epochs that the survivor knows"),
+    bug("recovery-waits-without-a-majority", "(a5)", "W is counted though the logs that were read are no majority"),
+    bug("recovered-places-at-once", "(a5)", "containers are placed while a node may still serve the old generation"),
+    bug("session-of-another-generation", "(8)", "a leader takes the word of a node that serves the old generation"),
+    bug("crosses-with-what-it-keeps", "(8)", "a node enters the new generation with containers the old one gave it"),
     bug("standby-counted-as-free", "standby counted as free", "a standby node is as good as an active one"),
 ];
 
@@ -105,11 +111,12 @@ pub const QUICK: &[&str] = &[
     "another-boot-is-empty",
     "epoch-stays-with-the-node",
     "wait-without-kill",
+    "epochs-not-raised",
+    "recovery-waits-without-a-majority",
 ];
 
 /// Marks without a planted bug here, and why.
 pub const ELSEWHERE: &[(&str, &str)] = &[
-    ("(8, a5)", "disaster recovery is not there yet, so nothing of it can be broken"),
     (
         "(19)",
         "claims, and that they are read back, are I/O of the agent: the tests in nodeagent/src/drivers/claims.rs; simulated \

@@ -92,6 +92,8 @@ const TABLES: &[&str] = &[
     "node-role-changed",
     "power switch confirmed",
     "settings-changed",
+    "recovered from a majority",
+    "recovered from fewer",
     "snapshot built",
     "snapshot installed",
 ];

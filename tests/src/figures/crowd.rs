@@ -43,6 +43,7 @@ impl Node {
             node: self.node,
             secret: self.secret.clone().into(),
             feature_level: proto::FEATURE_LEVEL,
+            generation_id: Default::default(),
         }
     }
 
@@ -159,7 +160,7 @@ async fn one(member: String, node: Node, heard: Rc<RefCell<Heard>>) -> Result<()
             tick.tick().await;
         }
         let heartbeat = Heartbeat {
-            generation: Generation(node.generation),
+            generation: Generation::numbered(node.generation),
             node: NodeId(node.node),
             incarnation: Incarnation(node.incarnation),
             boot: node.boot(),

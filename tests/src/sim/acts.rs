@@ -242,6 +242,8 @@ impl World {
             Deed::Replay(at) => self.node_at_site(at).is_some_and(|id| self.replay(id)),
             Deed::Clone(at) => self.node_at_site(at).is_some_and(|id| self.clone_speaks(id)),
             Deed::Echo(at) => self.node_at_site(at).is_some_and(|id| self.echoes(id)),
+            Deed::Recover { at, ref with } => self.recover(at, with),
+            Deed::Cross(at) => self.node_at_site(at).is_some_and(|id| self.cross(id)),
             Deed::Ask { client, ref ask } => self.ask(client.min(self.layout.clients), ask),
         }
     }
@@ -395,7 +397,11 @@ impl World {
         let whole =
             |other: &cluster::MemberId| *other != id && self.members.get(other).is_some_and(|m| m.retired.is_none());
         let left = voters.iter().filter(|other| whole(other)).count();
-        if left <= voters.len() / 2 || self.newest.membership().is_joint() || !self.operator.is_idle() {
+        if !self.is_current(id)
+            || left <= voters.len() / 2
+            || self.newest.membership().is_joint()
+            || !self.operator.is_idle()
+        {
             return false;
         }
         // Only one at a time may be unaware of its loss.
@@ -427,6 +433,10 @@ impl World {
             return false;
         }
         let incarnation = node.health.incarnation();
+        // He sees to it as well that it does not come back to the generation before.
+        if node.may_serve_elsewhere() {
+            self.told_to_serve(id, self.generation());
+        }
         let proof = Proof::Operator { reason: "seen dark".into() };
         let command = cluster::Command::RecordFenced { node: id, incarnation, proof };
         self.operator_asks(Wish::Propose { sequence: 0, command });
@@ -490,6 +500,7 @@ impl World {
             self.nodes.get_mut(&id).expect("just seen").left = false;
             self.restart_agent(id, MS);
         }
+        self.leave_the_old_behind();
         self.begin_operator();
     }
 
@@ -549,7 +560,8 @@ impl World {
             let waits = matches!(assignment.order, cluster::Order::AwaitingReceipt { .. });
             (waits && dark(node, incarnation)).then_some((node, incarnation))
         };
-        let found = self.newest.containers().find_map(awaits);
+        let elsewhere = self.may_be_vouched_for().and_then(|id| Some((id, self.newest.node(id)?.health.incarnation())));
+        let found = self.newest.containers().find_map(awaits).or(elsewhere);
         if let Some((node, incarnation)) = found {
             let proof = Proof::Operator { reason: "seen dark".into() };
             let command = cluster::Command::RecordFenced { node, incarnation, proof };

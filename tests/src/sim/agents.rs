@@ -59,7 +59,11 @@ impl World {
         node.works.retain(|_, work| work.phase != WorkPhase::Starting);
         let machine = &self.machines[&node.site];
         let (run, facts) = (AgentRun(u64::from(node.life)), node.facts(self.layout.power_switch));
-        let config = Config { node: id, boot: machine.boot, run, facts, guard_found: node.guard.is_some() };
+        if let Err(error) = node.journal.admits(node.generation) {
+            return self.checks.violate(self.now, "Generation", format!("{id} does not start: {error}"));
+        }
+        let guard_found = node.guard.is_some();
+        let config = Config { node: id, generation: node.generation, boot: machine.boot, run, facts, guard_found };
         let agent = Agent::new(config, node.journal.clone());
         let slot = node.guard.as_ref().map_or(GuardSays { alive: false, ..node.slot }, Guardian::slot);
         node.agent = Some(AgentProcess {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, MembershipIdentity};
 use cluster::{
-    BootId, ContainerId, Epoch, Event, FenceCause, Incarnation, LeaseTerms, MemberId, Moment, NodeId, OnQuorumLoss,
-    Outcome, Proof, ReceiptScope, RequestId, Revision, State, StateHash,
+    BootId, ContainerId, Epoch, Event, FenceCause, Generation, Incarnation, LeaseTerms, MemberId, Moment, NodeId,
+    OnQuorumLoss, Outcome, Proof, ReceiptScope, RequestId, Revision, State, StateHash,
 };
 
 use crate::sim::clock::{Clock, God};
@@ -124,9 +124,11 @@ pub struct Checks {
     running: BTreeMap<ContainerId, Vec<Runner>>,
     log: BTreeMap<u64, Committed>,
     hashes: BTreeMap<Revision, (StateHash, MemberId)>,
-    leaders: BTreeMap<u64, MemberId>,
+    /// Of the newest generation, by term.
+    leaders: BTreeMap<(Generation, u64), MemberId>,
+    generation: Generation,
     assigned: BTreeMap<(ContainerId, Epoch), NodeId>,
-    newest_epoch: BTreeMap<ContainerId, Epoch>,
+    newest_epoch: BTreeMap<(Generation, ContainerId), Epoch>,
     /// The lease the members may have helped to grant, whatever reached the agent; and what did reach it.
     granted: BTreeMap<(NodeId, Incarnation), Granted>,
     reached: BTreeMap<(NodeId, Incarnation), Granted>,
@@ -141,12 +143,17 @@ pub struct Checks {
     told: Revision,
     /// How far each member has told its watchers.
     watched: BTreeMap<MemberId, Revision>,
-    applied: Revision,
+    /// How far each generation has got.
+    applied: BTreeMap<Generation, Revision>,
     /// From here on nobody may be fenced for silence.
     calm_since: Option<God>,
 }
 
 impl Checks {
+    pub fn of(generation: Generation) -> Checks {
+        Checks { generation, ..Checks::default() }
+    }
+
     pub fn violate(&mut self, at: God, oracle: &'static str, what: String) {
         if self.first.is_none() {
             self.first = Some(Violation { at, oracle, what });
@@ -300,16 +307,32 @@ impl Checks {
     // ── The log ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// TermUnique: `member` leads in `term`.
-    pub fn leads(&mut self, god: God, member: MemberId, term: u64) {
-        let holder = *self.leaders.entry(term).or_insert(member);
+    pub fn leads(&mut self, god: God, member: MemberId, generation: Generation, term: u64) {
+        let holder = *self.leaders.entry((generation, term)).or_insert(member);
         if holder != member {
             self.violate(god, "TermUnique", format!("{holder} and {member} both lead in term {term}"));
         }
     }
 
-    /// The highest term in which anybody has led.
+    /// The highest term in which anybody of the newest generation has led.
     pub fn newest_term(&self) -> u64 {
-        self.leaders.last_key_value().map_or(0, |(term, _)| *term)
+        let newest = self.leaders.last_key_value().filter(|((generation, _), _)| *generation == self.generation);
+        newest.map_or(0, |((_, term), _)| *term)
+    }
+
+    /// A new generation begins with `state`. What clients were told before, it need not know.
+    pub fn recovered(&mut self, generation: Generation, state: &State) {
+        self.generation = generation;
+        self.answered.clear();
+        self.carried_out.clear();
+        self.told = Revision(0);
+        self.applied.insert(generation, state.revision());
+        // Above whatever was given out, known to the survivor or not.
+        let before: Vec<(ContainerId, Epoch)> = self.assigned.keys().copied().collect();
+        for (container, epoch) in before {
+            let newest = self.newest_epoch.entry((generation, container)).or_default();
+            *newest = epoch.max(*newest);
+        }
     }
 
     /// Terms in which somebody led.
@@ -322,7 +345,7 @@ impl Checks {
     pub fn applied(
         &mut self,
         god: God,
-        member: MemberId,
+        (member, generation): (MemberId, Generation),
         revision: Revision,
         entry: Option<(u64, u64, Option<RequestId>)>,
         events: &[Event],
@@ -339,7 +362,7 @@ impl Checks {
                 let by = committed.by;
                 self.violate(god, "AckDurable", format!("{member} applies another entry at {revision} than {by} did"));
             }
-            if let Some(request) = request.filter(|_| !events.is_empty()) {
+            if let Some(request) = request.filter(|_| !events.is_empty() && generation == self.generation) {
                 let before = *self.carried_out.entry(request).or_insert(revision.0);
                 if before != revision.0 {
                     self.violate(
@@ -350,21 +373,28 @@ impl Checks {
                 }
             }
         }
-        if revision <= self.applied {
+        let newest = self.applied.entry(generation).or_default();
+        if revision <= *newest {
             return First::No;
         }
-        self.applied = revision;
+        *newest = revision;
         for event in events {
             *self.events.entry(event.kind()).or_default() += 1;
-            self.event(god, event, &standing);
+            self.event(god, generation, event, &standing);
         }
         First::Yes
     }
 
-    fn event(&mut self, god: God, event: &Event, standing: &impl Fn(NodeId) -> Option<(BootId, Standing)>) {
+    fn event(
+        &mut self,
+        god: God,
+        generation: Generation,
+        event: &Event,
+        standing: &impl Fn(NodeId) -> Option<(BootId, Standing)>,
+    ) {
         match event {
             Event::ContainerAssigned { container, node, epoch, .. } => {
-                let newest = self.newest_epoch.entry(*container).or_default();
+                let newest = self.newest_epoch.entry((generation, *container)).or_default();
                 let before = *newest;
                 *newest = before.max(*epoch);
                 if *epoch <= before {
@@ -447,7 +477,7 @@ impl Checks {
     }
 
     pub fn applied_revision(&self) -> Revision {
-        self.applied
+        self.applied.values().copied().max().unwrap_or_default()
     }
 
     // ── Clients ────────────────────────────────────────────────────────────────────────────────────────────────────

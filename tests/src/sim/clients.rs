@@ -162,7 +162,8 @@ impl World {
         about: impl FnOnce(&Wish) -> Option<About>,
     ) -> u64 {
         let (now, floor) = (self.now, self.checks.told());
-        let members: Vec<MemberId> = self.members.values().filter(|m| m.retired.is_none()).map(|m| m.id).collect();
+        let members: Vec<MemberId> =
+            self.members.values().filter(|m| m.retired.is_none() && self.is_current(m.id)).map(|m| m.id).collect();
         let asker = &mut self.clients[client as usize];
         let wish = match wish {
             Wish::Propose { command, .. } => {
@@ -198,7 +199,8 @@ impl World {
 
     pub(crate) fn client_event(&mut self, client: u32, what: ToClient) {
         let now = self.now;
-        let members: Vec<MemberId> = self.members.values().filter(|m| m.retired.is_none()).map(|m| m.id).collect();
+        let members: Vec<MemberId> =
+            self.members.values().filter(|m| m.retired.is_none() && self.is_current(m.id)).map(|m| m.id).collect();
         let asker = &mut self.clients[client as usize];
         match what {
             ToClient::Timeout { question, attempt } => {
@@ -302,6 +304,21 @@ impl World {
             self.note(Line { show: Show::Clients, text: format!("client {client}: {}: {text}{times}", open.what) });
         }
         self.operator_heard(client, question, outcome.flatten());
+    }
+
+    /// The generation is over. What its clients asked and were not told, they never will be; they ask the next one.
+    pub(crate) fn close_books(&mut self) {
+        let now = self.now;
+        for client in &mut self.clients {
+            for Question { about, since, .. } in std::mem::take(&mut client.open).into_values() {
+                if let Some(about) = about {
+                    self.histories.ended(client.number, &about, since, now, None);
+                }
+                client.given_up += 1;
+            }
+            client.closed.clear();
+        }
+        self.histories.close();
     }
 
     /// What clients saw; the questions that are still open have no answer.

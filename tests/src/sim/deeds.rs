@@ -178,6 +178,13 @@ pub enum Deed {
     Clone(Site),
     /// The node's last registration and farewell reach the leader once more.
     Echo(Site),
+    /// The member there is the survivor of a new generation, or one of those that are read with it.
+    Recover {
+        at: Site,
+        with: Vec<Site>,
+    },
+    /// The node is told to serve the newest generation.
+    Cross(Site),
     Ask {
         client: u32,
         ask: Ask,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cluster::{
-    Bootstrap, ClusterId, Command, Entry, Member as MemberRecord, MemberId, Name, NodeId, Resources, Revision,
-    SecretHash, Settings, Span, State, StorageKind, TemplateKind, WallTime,
+    Bootstrap, ClusterId, Command, Entry, Generation, Member as MemberRecord, MemberId, Name, NodeId, Resources,
+    Revision, SecretHash, Settings, Span, State, StorageKind, TemplateKind, WallTime,
 };
 use decide::{GuardSays, Journal};
 use record::{Identity, LogPoint, SnapshotMeta};
@@ -55,7 +55,7 @@ impl World {
             newest: state.clone(),
             looked_at: Default::default(),
             looks: Default::default(),
-            checks: Checks::default(),
+            checks: Checks::of(state.generation()),
             histories: Histories::default(),
             rules: Rules::default(),
             transcript,
@@ -133,13 +133,15 @@ impl World {
     }
 
     pub(crate) fn add_member_host(&mut self, id: MemberId, site: Site, founded: Option<(&SnapshotMeta, &[u8])>) {
-        let identity = Identity { cluster: DISK_CLUSTER, member: id.0, incarnation: 1 };
+        let generation = self.newest.generation();
+        let identity = Identity { cluster: DISK_CLUSTER, member: id.0, incarnation: generation.number };
         let chance = Chance::new(self.seed ^ id.0.wrapping_mul(0x9e37_79b9), "disk");
         let disk = Disk::new(identity, founded, self.layout.disk, chance);
         let member = Member {
             id,
             site,
             identity,
+            generation,
             disk,
             life: 0,
             process: None,
@@ -165,6 +167,7 @@ impl Node {
         Node {
             id,
             site,
+            generation: Generation::numbered(1),
             capacity_mib: 4_096,
             journal,
             unsynced: VecDeque::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cluster::agent::{Heartbeat, HeartbeatReply, ToAgent, ToLeader};
 use cluster::planner::Plan as Planned;
-use cluster::{Command, ContainerId, Epoch, MemberId, NodeId, Revision};
+use cluster::{Command, ContainerId, Epoch, Generation, MemberId, NodeId, Revision};
 use decide::GuardSays;
 use record::{LogPoint, SnapshotMeta};
 use replica::{Change, Link, PeerMessage, RaftMessage};
@@ -106,7 +106,7 @@ pub enum ToMember {
 /// From elsewhere.
 #[derive(Debug)]
 pub enum Mail {
-    Peer { from: MemberId, stream: u64, words: Box<(LogPoint, PeerMessage)> },
+    Peer { from: MemberId, generation: Generation, stream: u64, words: Box<(LogPoint, PeerMessage)> },
     Snapshot(Box<Shipment>),
     Heartbeat { link: Link, node: NodeId, heartbeat: Box<Heartbeat> },
     Open { link: Link },
@@ -126,6 +126,7 @@ pub struct Built {
 pub struct Shipment {
     pub from: MemberId,
     pub from_life: u32,
+    pub generation: Generation,
     pub message: Box<RaftMessage>,
     pub meta: SnapshotMeta,
     pub body: Vec<u8>,

@@ -17,6 +17,8 @@ pub struct Histories {
     history: History,
     /// The watch that each member's watchers are in.
     open: BTreeMap<MemberId, usize>,
+    /// The generation they are of is over.
+    closed: bool,
     /// What was first told of each revision, and its texts.
     words: BTreeMap<Revision, (Vec<Told>, Vec<Arc<str>>)>,
 }
@@ -68,6 +70,9 @@ pub(crate) fn view(container: &Container) -> View {
 impl Histories {
     /// `answer`: `None` if nobody knows what came of it.
     pub fn ended(&mut self, client: u32, about: &About, begun: God, now: God, answer: Option<&Answered>) {
+        if self.closed {
+            return;
+        }
         let end = match answer {
             Some(Answered::Applied { revision, outcome }) => match reply(outcome) {
                 Some(reply) => End::Answered { at: now, revision: Some(revision.0), reply },
@@ -84,12 +89,15 @@ impl Histories {
 
     /// The watchers of `member` begin anew behind `after`.
     pub fn watches_from(&mut self, member: MemberId, after: Revision) {
+        if self.closed {
+            return;
+        }
         self.open.insert(member, self.history.watches.len());
         self.history.watches.push(Watch { client: member.0, after: after.0, seen: Vec::new() });
     }
 
     pub fn told(&mut self, member: MemberId, revision: Revision, events: &[Told]) {
-        let Some(watch) = self.open.get(&member).filter(|_| !events.is_empty()) else { return };
+        let Some(watch) = self.open.get(&member).filter(|_| !self.closed && !events.is_empty()) else { return };
         let in_words = || events.iter().map(|event| event.to_string().into()).collect();
         // Each member tells the same, and one that starts anew all over again: it is put into words once.
         let (first, words) = self.words.entry(revision).or_insert_with(|| (events.to_vec(), in_words()));
@@ -107,6 +115,11 @@ impl Histories {
             text: text.clone(),
             request: None,
         }));
+    }
+
+    /// Nothing more belongs to it: what is promised to clients holds within a generation.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 
     pub fn into_history(self) -> History {

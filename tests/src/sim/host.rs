@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cluster::agent::MembershipIdentity;
-use cluster::{BootId, ContainerId, Epoch, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Span};
+use cluster::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Span};
 use decide::{Agent, GuardSays, Guardian, Journal, Record};
 use record::{Identity, SnapshotMeta};
 use replica::{Link, Replica, Ticket};
@@ -65,6 +65,8 @@ pub struct Member {
     pub id: MemberId,
     pub site: Site,
     pub identity: Identity,
+    /// What its papers say.
+    pub generation: Generation,
     pub disk: Disk,
     /// Counts processes; what belongs to an earlier one is void.
     pub life: u32,
@@ -109,6 +111,8 @@ pub struct Asker {
 pub struct Node {
     pub id: NodeId,
     pub site: Site,
+    /// What its identity says.
+    pub generation: Generation,
     pub capacity_mib: u64,
     /// What is durable of the journal.
     pub journal: Journal,
@@ -178,6 +182,8 @@ pub enum WorkPhase {
 /// One stream between an agent and a member it takes for the leader.
 pub struct Session {
     pub node: NodeId,
+    /// As the agent's hello said.
+    pub generation: Generation,
     pub agent_life: u32,
     pub member: MemberId,
     pub member_life: u32,

@@ -184,7 +184,14 @@ impl World {
             return;
         };
         match mail {
-            Mail::Peer { from, stream, words } => {
+            Mail::Peer { from, generation, .. } if generation != self.members[&id].generation => {
+                self.unreachable(from, id, MS);
+            }
+            Mail::Snapshot(shipment) if shipment.generation != self.members[&id].generation => {
+                let what = ToMember::SnapshotSent { peer: id, taken: false };
+                self.after(MS, Happening::Member { member: shipment.from, life: shipment.from_life, what });
+            }
+            Mail::Peer { from, stream, words, .. } => {
                 let (hello, message) = *words;
                 let newest = self.process(id).and_then(|process| process.streams.get(&from).copied()).unwrap_or(0);
                 if stream < newest {
@@ -199,7 +206,7 @@ impl World {
                 self.input(id, Input::Peer { from, message });
             }
             Mail::Snapshot(shipment) => {
-                let Shipment { from, from_life, message, meta, body } = *shipment;
+                let Shipment { from, from_life, message, meta, body, .. } = *shipment;
                 let decoded = self.bodies.read(&body).ok().filter(|_| meta.describes(&body));
                 let taken = decoded.is_some();
                 if let Some(state) = decoded {
@@ -325,7 +332,7 @@ impl World {
 }
 
 /// What a member's disk says it is.
-fn load(member: &mut Member, bodies: &mut Bodies) -> Result<Start, String> {
+pub(crate) fn load(member: &mut Member, bodies: &mut Bodies) -> Result<Start, String> {
     let loaded = match member.disk.load() {
         Ok(Some(loaded)) => loaded,
         // An empty disk under a known id: it starts as if it were new, and must be found out.

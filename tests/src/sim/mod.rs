@@ -2,12 +2,10 @@
 //!
 //! Reading order: `deeds` (what is done to a cluster, as data), `swarm` (which deeds a seed draws), `clock`, `table`, `net`, `disk`,
 //! `host`, `mirror`, `bodies` (what there is), `happenings`, `agenda`, `world` (happenings in the order of their times), `founding`,
-//! `members`, `turns`, `agents`, `guards`, `hands`, `sessions`, `strays`, `clients`, `acts` (how each behaves), `checks` and
+//! `members`, `turns`, `agents`, `guards`, `hands`, `sessions`, `strays`, `recovery`, `clients`, `acts` (how each behaves), `checks` and
 //! `rules` (the oracles), `histories` (what clients saw, for the judge in `crate::history`), `coverage`, `run` (one seed),
 //! `shrink` and `regression` (a failure as a short file), `tally` (a long run in pieces), `doubt` (nothing breaks, everything
 //! stalls), `script` (stories). A run is a function of its plan: no thread, no clock, no hash map, no file.
-//!
-//! Not simulated: recovery to a new generation and a change of `on_quorum_loss` under way, for neither can be asked for.
 
 pub mod chance;
 pub mod clock;
@@ -35,6 +33,7 @@ mod guards;
 mod hands;
 mod sessions;
 mod strays;
+mod recovery;
 mod clients;
 mod histories;
 mod acts;

@@ -262,6 +262,15 @@ impl World {
         }
     }
 
+    /// Every node that is to be fenced by the recovery is known to be so from now on, under a membership that is new.
+    pub(crate) fn rules_recovered(&mut self, state: &State) {
+        let now = self.now;
+        for node in state.fencing() {
+            self.rules.fencing.insert((node.id, node.health.incarnation()), now);
+        }
+        self.rules.membership_changed = Some(now);
+    }
+
     // ── What is said ───────────────────────────────────────────────────────────────────────────────────────────────
 
     /// *(b9, a3)*: what is latched never beats again; a heartbeat names terms the guard keeps already.

@@ -18,7 +18,7 @@ impl World {
     pub(crate) fn seek_leader(&mut self, id: NodeId) {
         let now = self.now;
         let node = self.nodes.get_mut(&id).expect("it seeks");
-        let (life, site) = (node.life, node.site);
+        let (life, site, generation) = (node.life, node.site, node.generation);
         let Some(process) = &mut node.agent else { return };
         if process.session.is_some() || process.seeking.is_some_and(|(_, since)| now - since < SEEK_TIMEOUT) {
             return;
@@ -36,6 +36,7 @@ impl World {
         let member_life = self.members.get(&member).map_or(0, |member| member.life);
         let session = Session {
             node: id,
+            generation,
             agent_life: life,
             member,
             member_life,
@@ -52,13 +53,13 @@ impl World {
 
     pub(crate) fn session_opens(&mut self, member: MemberId, link: Link) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
-        let node = session.node;
+        let (node, generation) = (session.node, session.generation);
         session.member_life = self.members[&member].life;
         let process = self.process(member);
         let leads = process.is_some_and(|process| process.replica.is_leader());
         let hint = process.and_then(|process| process.replica.leader()).filter(|leader| *leader != member);
         if leads {
-            self.input(member, replica::Input::AgentOpened { link, node });
+            self.input(member, replica::Input::AgentOpened { link, node, generation });
             self.down_the_session(member, link, |link| ToNode::Accepted { link });
         } else {
             self.down_the_session(member, link, |link| ToNode::Refused { link, hint });

@@ -27,7 +27,7 @@ impl World {
             return false;
         }
         let heartbeat = Heartbeat {
-            generation: self.newest.generation(),
+            generation: node.generation,
             node: id,
             incarnation: health.incarnation(),
             boot,
@@ -65,7 +65,9 @@ impl World {
         self.next_link += 1;
         let member_life = self.members[&member].life;
         let (broken, ended) = (false, (false, false));
-        let session = Session { node, agent_life: NOBODY, member, member_life, broken, ended, up: 0, down: 0 };
+        let generation = self.nodes[&node].generation;
+        let session =
+            Session { node, generation, agent_life: NOBODY, member, member_life, broken, ended, up: 0, down: 0 };
         self.sessions.insert(link, session);
         self.after(MS, Happening::Mail { member, mail: Mail::Open { link } });
         for (place, message) in (2..).zip(words) {

@@ -12,6 +12,7 @@ use crate::sim::clock::{God, MS, SECOND};
 use crate::sim::deeds::{Ask, CrashPoint, Deed, Layout, Machine, Plan, Timed};
 use crate::sim::disk::Speed;
 use crate::sim::net::{Site, Weather};
+use crate::sim::recovery::recoveries;
 
 /// Kinds of faults a seed has switched on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +47,7 @@ impl Plan {
         let mut schedule = Vec::new();
         faults(&mut Chance::new(seed, "faults"), &swarm, &layout, length, &mut schedule);
         work(&mut Chance::new(seed, "work"), &swarm, &layout, length, &mut schedule);
+        recoveries(&mut Chance::new(seed, "recovery"), &layout, length, &mut schedule);
         policies(&mut Chance::new(seed, "policies"), &layout, length, &mut schedule);
         schedule.sort_by_key(|timed| timed.at);
         Plan { seed, layout, schedule, faults_until: length }

@@ -22,6 +22,8 @@ impl Deed {
             Deed::LyingStarts { .. } => "lying starts",
             Deed::Clone(_) => "clone",
             Deed::Echo(_) => "echo",
+            Deed::Recover { .. } => "recover",
+            Deed::Cross(_) => "cross over",
             Deed::Thaw(_) => "thaw",
             Deed::Cut(..) => "cut",
             Deed::Mend(..) => "mend",
@@ -118,6 +120,8 @@ impl fmt::Display for Deed {
             Deed::Replay(site) => write!(f, "an old desired set arrives on {site} once more"),
             Deed::Clone(site) => write!(f, "a clone of the node on {site} speaks"),
             Deed::Echo(site) => write!(f, "old words of the node on {site} arrive once more"),
+            Deed::Recover { at, with } => write!(f, "the cluster is recovered from {at}, {} read with it", with.len()),
+            Deed::Cross(site) => write!(f, "the node on {site} is told to cross over"),
             Deed::Ask { client, ask } => write!(f, "client {client} asks: {ask}"),
         }
     }

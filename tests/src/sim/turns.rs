@@ -38,8 +38,10 @@ impl World {
         self.look_at_state(id);
         self.judge_suspects(id);
         if let Some(term) = began {
-            self.checks.leads(now, id, term);
-            let state = self.process(id).and_then(|process| process.replica.state().cloned());
+            let generation = self.members[&id].generation;
+            self.checks.leads(now, id, generation, term);
+            let current = self.is_current(id);
+            let state = self.process(id).filter(|_| current).and_then(|process| process.replica.state().cloned());
             if let Some(state) = state {
                 self.checks.remembers(now, &format!("{id}, who leads term {term},"), &state);
             }
@@ -163,10 +165,12 @@ impl World {
                     let machine = machines.get(&nodes.get(&node)?.site)?;
                     machine.powered.then(|| (machine.boot, machine.standing(now)))
                 };
-                let first = self.checks.applied(now, id, revision, entry, &events, standing);
+                let generation = self.members[&id].generation;
+                let first = self.checks.applied(now, (id, generation), revision, entry, &events, standing);
                 self.histories.told(id, revision, &events);
                 self.counts.mix(revision.0 ^ entry.map_or(0, |(_, digest, _)| digest));
-                if first == First::Yes {
+                // What an earlier generation still decides is judged by what comes of it.
+                if first == First::Yes && generation == self.generation() {
                     self.judge(id, entry.map(|(term, ..)| term), &events);
                     self.first_applied(revision, &events);
                 }
@@ -238,7 +242,7 @@ impl World {
         let Some(process) = &member.process else { return };
         let lives = (member.life, peer_life);
         let hello = process.replica.tail().held();
-        let from_site = member.site;
+        let (from_site, generation) = (member.site, member.generation);
         let next = self.next_stream;
         let stream = self.streams.entry((id, to)).or_insert((0, 0, 0));
         if (stream.1, stream.2) != lives {
@@ -248,7 +252,7 @@ impl World {
         let number = stream.0;
         let mail = || {
             let words = Box::new((hello, message.clone()));
-            Happening::Mail { member: to, mail: Mail::Peer { from: id, stream: number, words } }
+            Happening::Mail { member: to, mail: Mail::Peer { from: id, generation, stream: number, words } }
         };
         if !self.toss(from_site, peer_site, mail) {
             // A stream that loses something is broken; the next message opens another.
@@ -260,7 +264,7 @@ impl World {
 
     fn send_snapshot(&mut self, id: MemberId, to: MemberId, meta: SnapshotMeta, message: Box<replica::RaftMessage>) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        let (life, from) = (member.life, member.site);
+        let (life, from, generation) = (member.life, member.site, member.generation);
         let body = member.disk.snapshot().ok().flatten().filter(|(held, _)| *held == meta).map(|(_, body)| body);
         let way = self.net.stream(from, self.member_site(to));
         let (Some(body), Some(delay)) = (body, way) else {
@@ -277,7 +281,7 @@ impl World {
             let byte = self.chance.below(body.len() as u64) as usize;
             body[byte] ^= 1 << self.chance.below(8);
         }
-        let mail = Mail::Snapshot(Box::new(Shipment { from: id, from_life: life, message, meta, body }));
+        let mail = Mail::Snapshot(Box::new(Shipment { from: id, from_life: life, generation, message, meta, body }));
         self.after(took, Happening::Mail { member: to, mail });
     }
 
@@ -305,6 +309,10 @@ impl World {
     }
 
     fn send_answer(&mut self, id: MemberId, asker: Asker, answer: Answered) {
+        // Nobody listens to an earlier generation any more.
+        if !self.is_current(id) {
+            return;
+        }
         let Asker { client, question, attempt } = asker;
         let site = self.member_site(id);
         self.toss(site, crate::sim::net::Site(0), || Happening::Client {

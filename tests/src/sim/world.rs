@@ -296,6 +296,7 @@ impl World {
             member.process.as_ref().is_some_and(|process| process.replica.is_leader())
                 && self.machines[&member.site].lives()
                 && !member.paused
+                && member.generation == self.generation()
         };
         let term = |member: &&Member| member.process.as_ref().and_then(|process| process.led);
         self.members.values().filter(leads).max_by_key(term).map(|member| member.id)

@@ -5,6 +5,7 @@
 mod formats;
 mod given;
 mod older;
+mod recovered;
 mod refused;
 mod templates;
 

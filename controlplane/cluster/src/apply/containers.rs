@@ -299,8 +299,12 @@ impl Step<'_> {
         placement::feasible(self.state, container, node).map_err(|rejection| infeasible(container.id, node, &rejection))
     }
 
-    /// The incarnation that may be given work.
+    /// The incarnation that may be given work: asked before every assignment, whoever wants it. None while any node may
+    /// run any container on behalf of an earlier generation *(a5)*.
     pub(super) fn current_incarnation(&self, node: NodeId) -> Result<Incarnation, Rejected> {
+        if let Some(awaited) = self.state.awaited_from_before() {
+            return Err(wrong_state(format!("{} may serve an earlier generation of the cluster", awaited.name)));
+        }
         let node = self.node(node)?;
         node.up().ok_or_else(|| wrong_state(format!("{} is {}", node.name, node.health)))
     }
@@ -369,7 +373,7 @@ impl Step<'_> {
 }
 
 /// What an assignment is told when nothing else is under way.
-pub(super) fn order_for(desired: Desired) -> Order {
+pub(crate) fn order_for(desired: Desired) -> Order {
     match desired {
         Desired::Running => Order::Run,
         Desired::Stopped | Desired::Deleted => Order::Stop { then: AfterStop::Rest },

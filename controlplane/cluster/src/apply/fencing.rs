@@ -32,6 +32,7 @@ impl Step<'_> {
             FenceCause::Silence => self.time_may_fence()?,
             FenceCause::Operator { reason } | FenceCause::OutsideFact { evidence: reason } => valid::reason(reason)?,
             FenceCause::RebootSeen { .. } | FenceCause::StopOverdue => {}
+            FenceCause::Recovered { .. } => return Err(wrong_state("only a recovery begins this".to_owned())),
         }
         node.health = Health::Fencing { incarnation, boot, begun: self.index, cause: cause.clone() };
         let name = node.name.clone();
@@ -84,7 +85,11 @@ impl Step<'_> {
                 return Err(not_proof("this proof needs an open fencing; begin that first"));
             }
             Health::Up { .. } | Health::Fencing { .. } => {
-                if matches!(proof, Proof::LeaseOver { .. }) && !node.class().lease_proves_end() {
+                if !node.is_ended_by(proof) && node.may_serve_elsewhere() {
+                    let problem = "it may serve an earlier generation; let it cross over, or confirm that it is down";
+                    return Err(not_proof(problem));
+                }
+                if !node.is_ended_by(proof) {
                     return Err(not_proof("in class F0 the end of a lease proves nothing; confirm that it is off"));
                 }
             }

@@ -15,6 +15,8 @@ mod findings;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use containers::order_for;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;

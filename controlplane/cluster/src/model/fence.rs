@@ -52,6 +52,19 @@ pub enum FenceCause {
     StopOverdue,
     /// A fact from outside, such as a power switch that reports off.
     OutsideFact { evidence: Arc<str> },
+    /// The cluster was recovered to a new generation: nothing it granted before counts any more.
+    Recovered { logs: LogsRead },
+}
+
+/// What a recovery rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogsRead {
+    /// Of a majority of the newest membership, none of which starts again: everything that was ever committed is known,
+    /// and no lease of the old generation begins any more.
+    Majority,
+    /// Of fewer: the others may have gone on without this one, and may go on still.
+    Fewer,
 }
 
 /// What a receipt covers.
@@ -131,6 +144,12 @@ impl fmt::Display for FenceCause {
             FenceCause::RebootSeen { .. } => f.write_str("came back under another boot id"),
             FenceCause::StopOverdue => f.write_str("could not stop a container within its budget"),
             FenceCause::OutsideFact { evidence } => write!(f, "outside fact: {evidence}"),
+            FenceCause::Recovered { logs: LogsRead::Majority } => {
+                f.write_str("the cluster was recovered, from the logs of a majority")
+            }
+            FenceCause::Recovered { logs: LogsRead::Fewer } => {
+                f.write_str("the cluster was recovered, from fewer logs than a majority")
+            }
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Absent: no allocation of ids (the state does that) and no lookup.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,96 @@ numbers! {
     Epoch "e"
     /// Index of the last applied log entry, as clients see it.
     Revision "r"
-    /// Of the whole cluster: raised by disaster recovery only.
-    Generation "g"
+}
+
+/// Of the whole cluster: its number is raised by disaster recovery only, which draws the id as well. Two recoveries of
+/// one cluster may come to the same number, never to the same id. Written `2-` and 32 hexadecimal digits, or as the bare
+/// number where no recovery drew an id.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub struct Generation {
+    pub number: u64,
+    /// 0 for a cluster that was never recovered.
+    pub id: u128,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u64),
+    Whole(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a generation is written as its number, `-` and 32 hexadecimal digits, or as the number alone")]
+pub struct BadGeneration;
+
+impl Generation {
+    /// One that no recovery drew an id for.
+    pub const fn numbered(number: u64) -> Generation {
+        Generation { number, id: 0 }
+    }
+}
+
+/// The first generation keeps the hash it had before generations had ids.
+impl Hash for Generation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
+        if self.id != 0 {
+            self.id.hash(state);
+        }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            0 => write!(f, "{}", self.number),
+            id => write!(f, "{}-{id:032x}", self.number),
+        }
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{self}")
+    }
+}
+
+impl FromStr for Generation {
+    type Err = BadGeneration;
+
+    fn from_str(text: &str) -> Result<Generation, BadGeneration> {
+        let (number, id) = text.split_once('-').unwrap_or((text, ""));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse().ok().filter(|_| digits(number)).ok_or(BadGeneration)?;
+        let whole = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let id = match text.contains('-') {
+            false => 0,
+            true => u128::from_str_radix(id, 16).ok().filter(|id| whole && *id != 0).ok_or(BadGeneration)?,
+        };
+        Ok(Generation { number, id })
+    }
+}
+
+impl TryFrom<Written> for Generation {
+    type Error = BadGeneration;
+
+    fn try_from(written: Written) -> Result<Generation, BadGeneration> {
+        match written {
+            Written::Number(number) => Ok(Generation::numbered(number)),
+            Written::Whole(text) => text.parse(),
+        }
+    }
+}
+
+impl From<Generation> for Written {
+    fn from(generation: Generation) -> Written {
+        match generation.id {
+            0 => Written::Number(generation.number),
+            _ => Written::Whole(generation.to_string()),
+        }
+    }
 }
 
 impl Epoch {
@@ -169,6 +259,21 @@ impl<'de> Deserialize<'de> for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_generation_is_read_as_it_is_written_and_nothing_else_is_one() {
+        let drawn = Generation { number: 2, id: 0xfeed };
+        for generation in [Generation::numbered(1), drawn] {
+            assert_eq!(generation.to_string().parse(), Ok(generation));
+            let json = serde_json::to_string(&generation).expect("serializes");
+            assert_eq!(serde_json::from_str::<Generation>(&json).expect("reads"), generation);
+        }
+        assert_eq!(serde_json::from_str::<Generation>("1").expect("as it was"), Generation::numbered(1));
+        let zero = format!("2-{:032x}", 0);
+        for bad in ["", "-", "2-", "g2", "+2", "2-feed", "2-xyz", "-1", &zero, &format!("2-+{:031x}", 1)] {
+            assert_eq!(bad.parse::<Generation>(), Err(BadGeneration), "{bad:?}");
+        }
+    }
 
     #[test]
     fn names_that_could_become_something_else_are_refused() {

@@ -5,9 +5,10 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use planted::planted;
 use serde::{Deserialize, Serialize};
 
-use super::fence::{FenceCause, FencingClass, Receipt};
+use super::fence::{FenceCause, FencingClass, LogsRead, Proof, Receipt};
 use super::ids::{AgentRun, BootId, Incarnation, Name, NodeId, Revision, SecretHash};
 use super::lease::LeaseTerms;
 use super::resources::Resources;
@@ -145,7 +146,31 @@ impl Node {
 
     /// Its fencing has begun, and no lease proves its end: somebody has to see that it is off.
     pub fn awaits_operator(&self) -> bool {
-        matches!(self.health, Health::Fencing { .. }) && !self.class().lease_proves_end()
+        matches!(self.health, Health::Fencing { .. }) && !self.lease_proves_end()
+    }
+
+    /// Whether waiting proves that its `stop` containers have ended. Where the logs of a majority were not read, the others
+    /// may still grant leases *(8, a5)*.
+    pub fn lease_proves_end(&self) -> bool {
+        self.class().lease_proves_end() && !self.may_serve_elsewhere()
+    }
+
+    /// It may still serve an earlier generation, with whatever that gave it since: only its own registration, in the boot
+    /// that is known, or an operator's word ends that. Nothing is placed anywhere meanwhile.
+    pub fn may_serve_elsewhere(&self) -> bool {
+        let recovered = FenceCause::Recovered { logs: LogsRead::Fewer };
+        matches!(&self.health, Health::Fencing { cause, .. } if *cause == recovered)
+            && !planted!("recovery-waits-without-a-majority")
+    }
+
+    /// Whether `proof` ends the incarnation that is being fenced.
+    pub fn is_ended_by(&self, proof: &Proof) -> bool {
+        match proof {
+            Proof::LeaseOver { .. } => self.lease_proves_end(),
+            Proof::Operator { .. } | Proof::Empty => true,
+            // They speak of one incarnation, and the node may have got others since.
+            Proof::Confirmed { .. } | Proof::Left | Proof::Guard => !self.may_serve_elsewhere(),
+        }
     }
 
     pub fn capacity(&self) -> Resources {

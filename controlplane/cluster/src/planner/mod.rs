@@ -47,6 +47,9 @@ pub struct Plan {
 /// emptied, in this order.
 /// Empty when there is nothing to do; at most [`COMMANDS_MAX`] commands.
 pub fn plan(state: &State, observed: &Observed, now: WallTime) -> Plan {
+    if state.awaited_from_before().is_some() {
+        return Plan { based_on: state.revision(), commands: Vec::new() };
+    }
     let mut desk = Desk::over(state, observed, now);
     handover::carry_on(&mut desk);
     place::place_waiting(&mut desk);

@@ -125,7 +125,10 @@ impl Leadership {
                 let term = desk.tail.term(index).unwrap_or(0);
                 let fencing = LogPoint { index, term };
                 place.insert(Duty::new(desk.now, incarnation, fencing));
-                desk.effects.push(Effect::Fence { node, incarnation });
+                // What the boot known here is shown to have ended says nothing of a later one.
+                if !desk.state.node(node).is_some_and(|node| node.may_serve_elsewhere()) {
+                    desk.effects.push(Effect::Fence { node, incarnation });
+                }
             }
             self.finish(desk, node);
         }
@@ -141,7 +144,7 @@ impl Leadership {
             }
             return;
         }
-        let proves = desk.state.node(node).is_some_and(|node| node.class().lease_proves_end());
+        let proves = desk.state.node(node).is_some_and(|node| node.lease_proves_end());
         if !proves || desk.tail.has_unapplied_change() {
             return;
         }

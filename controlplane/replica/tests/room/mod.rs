@@ -264,7 +264,7 @@ impl Room {
     pub fn register(&mut self, node: NodeId, ends: Incarnation, boot: u128, link: u64) -> Incarnation {
         let leader = self.leader();
         let link = Link(link);
-        self.input(leader, Input::AgentOpened { link, node });
+        self.input(leader, Input::AgentOpened { link, node, generation: cluster::Generation::numbered(1) });
         let facts = NodeFacts {
             class: FencingClass::F1,
             class_reason: "".into(),
@@ -286,7 +286,7 @@ impl Room {
     pub fn beat(&mut self, node: NodeId, incarnation: Incarnation, boot: u128) -> Vec<Beat> {
         self.beats.clear();
         let heartbeat = Heartbeat {
-            generation: Generation(1),
+            generation: Generation::numbered(1),
             node,
             incarnation,
             boot: BootId(boot),

@@ -11,6 +11,7 @@ mod log;
 mod loop_disk;
 mod oracle;
 mod power;
+mod succession;
 mod writer;
 mod wrong;
 /// The same legal histories that `record` is tested with.

@@ -114,6 +114,8 @@ impl Answers {
 pub struct Bench {
     pub now: Moment,
     pub boot: BootId,
+    /// What the node was told to serve.
+    pub generation: Generation,
     /// How many agents have lived.
     pub runs: u64,
     pub agent: Agent,
@@ -139,10 +141,12 @@ impl Bench {
     }
 
     pub fn over(disk: Journal, guardian: Guardian, boot: BootId) -> Bench {
-        let config = Config { node: NODE, boot, run: AgentRun(1), facts: facts(), guard_found: true };
+        let generation = Generation::numbered(1);
+        let config = Config { node: NODE, generation, boot, run: AgentRun(1), facts: facts(), guard_found: true };
         Bench {
             now: ms(10_000),
             boot,
+            generation,
             runs: 1,
             agent: Agent::new(config, disk.clone()),
             guardian,
@@ -204,8 +208,14 @@ impl Bench {
         self.unwritten.clear();
         self.looks.clear();
         self.runs += 1;
-        let guard_found = self.guard_found;
-        let config = Config { node: NODE, boot: self.boot, run: AgentRun(self.runs), facts: facts(), guard_found };
+        let config = Config {
+            node: NODE,
+            generation: self.generation,
+            boot: self.boot,
+            run: AgentRun(self.runs),
+            facts: facts(),
+            guard_found: self.guard_found,
+        };
         self.agent = Agent::new(config, self.disk.clone());
         self.take();
         self.start();
@@ -213,7 +223,7 @@ impl Bench {
 
     pub fn register_as(&mut self, incarnation: u64) -> Vec<Effect> {
         self.send(Input::FromLeader(ToAgent::Registered {
-            generation: Generation(1),
+            generation: self.generation,
             incarnation: Incarnation(incarnation),
             revision: Revision(incarnation),
             terms: terms(),
@@ -247,7 +257,7 @@ impl Bench {
 
     pub fn set(&self, revision: u64, items: &[DesiredItem]) -> DesiredSet {
         DesiredSet {
-            generation: Generation(1),
+            generation: self.generation,
             incarnation: self.agent.incarnation(),
             revision: Revision(revision),
             terms: self.agent.journal().terms,

@@ -36,6 +36,7 @@ impl Speaker {
             node: id_of(&joined["node"]),
             secret: wide(&joined["secret"]),
             feature_level: proto::FEATURE_LEVEL,
+            generation_id: Default::default(),
         };
         let mut speaker = Speaker { cluster, hello, other, incarnation: 0, container: 0 };
         let register = from_agent::Message::Register(speaker.registration(speaker.hello.node));
@@ -104,6 +105,7 @@ impl Speaker {
             terms: Some(wire::LeaseTerms::from(&cluster::Profile::Default.terms())),
             seq: 1,
             sent_at_ns: 1,
+            generation_id: Default::default(),
         };
         block(async {
             let words = [heartbeat_up::Message::Hello(hello), heartbeat_up::Message::Heartbeat(heartbeat)];
@@ -210,6 +212,7 @@ pub fn stranger_among_members(ground: &Ground) {
         feature_level: proto::FEATURE_LEVEL,
         durable: Some(wire::LogPoint { term: 1, index: 1 }),
         learner: false,
+        generation_id: Default::default(),
     };
     for (hello, reason) in [
         (wire::PeerHello { member: 77, ..hello.clone() }, "unknown-member"),

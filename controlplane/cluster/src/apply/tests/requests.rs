@@ -121,7 +121,7 @@ fn any_difference_changes_the_hash() {
     let story = Story::with_nodes(2);
     let mut hashes = vec![story.state.hash()];
     let changes: [fn(&mut crate::state::Truth); 5] = [
-        |truth| truth.generation = Generation(2),
+        |truth| truth.generation = Generation::numbered(2),
         |truth| truth.clock = WallTime(truth.clock.0 + 1),
         |truth| truth.next_container += 1,
         |truth| truth.membership.learners = Arc::new([MemberId(9)]),
