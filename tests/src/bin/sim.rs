@@ -19,10 +19,6 @@ use tests::sim::tally::{Line, Tally};
 use tests::sim::transcript::Transcript;
 use tests::sim::{mutants, regression};
 
-/// Small objects, made and dropped by one thread: what this one is best at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const USAGE: &str = "\
 usage: cargo sim [--seeds N] [--from S] [--seconds T | --hours H] [--threads N] [--keep-going] [--tally FILE]
        cargo sim --seed K [--seconds T] [--trace] [--schedule] [--shrink]
