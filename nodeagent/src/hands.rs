@@ -348,9 +348,7 @@ fn workload_of(order: &StartOrder) -> runtime::Workload {
 }
 
 fn storage_of(kind: &StorageKind) -> DirectoryStorage {
-    match kind {
-        StorageKind::Directory { path } => DirectoryStorage::new(path.as_ref()),
-    }
+    DirectoryStorage::new(kind.path().as_ref())
 }
 
 /// Only a root file system of a template's own has an init to start where no command is given, here or there, and is

@@ -4,7 +4,7 @@
 //! Absent: who is of which level; that is said in each hello and known where the leader is.
 
 use cluster::placement::Rejection;
-use cluster::{Command, ContainerSpec, Decision, TemplateDefaults, Truth};
+use cluster::{Command, ContainerSpec, Decision, RejectionCount, StorageKind, TemplateDefaults, Trigger, Truth};
 
 /// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
 pub const FEATURE_LEVEL: u32 = SYSTEM;
@@ -27,6 +27,7 @@ pub fn of_command(command: &Command) -> u32 {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
         Command::CreateContainer { spec, .. } => of_spec(spec),
         Command::ReportNode { .. } => SYSTEM,
+        Command::RegisterStorage { kind, .. } => of_storage(kind),
         Command::Assign { decision, .. }
         | Command::RecordUnplaceable { decision, .. }
         | Command::BeginHandover { decision, .. } => of_decision(decision),
@@ -39,17 +40,33 @@ pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
     let containers = truth.containers.values().map(|container| of_spec(&container.spec));
     let reports = truth.node_reports.values().map(|_| SYSTEM);
+    let storages = truth.storages.values().map(|storage| of_storage(&storage.kind));
     let decisions = truth.decisions.values().map(|decision| of_decision(decision));
     let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
-    templates.chain(containers).chain(reports).chain(decisions).fold(generation, u32::max)
+    templates.chain(containers).chain(reports).chain(storages).chain(decisions).fold(generation, u32::max)
+}
+
+fn of_storage(kind: &StorageKind) -> u32 {
+    match kind {
+        StorageKind::Directory { .. } => FIRST,
+        StorageKind::Local { .. } => SYSTEM,
+    }
 }
 
 /// Nodes that report are refused for what they report.
 fn of_decision(decision: &Decision) -> u32 {
-    let is_new = |reason: &Rejection| {
-        matches!(reason, Rejection::TemplateMissing { .. } | Rejection::TemplateDamaged { .. } | Rejection::AgentTooOld)
+    let new = |count: &RejectionCount| {
+        matches!(
+            count.reason,
+            Rejection::StorageLost { .. }
+                | Rejection::AreaElsewhere { .. }
+                | Rejection::TemplateMissing { .. }
+                | Rejection::TemplateDamaged { .. }
+                | Rejection::AgentTooOld
+        )
     };
-    if decision.rejections.iter().any(|count| is_new(&count.reason)) { SYSTEM } else { FIRST }
+    let later = matches!(decision.trigger, Trigger::StorageLost { .. }) || decision.rejections.iter().any(new);
+    if later { SYSTEM } else { FIRST }
 }
 
 fn of_spec(spec: &ContainerSpec) -> u32 {

@@ -2,6 +2,7 @@
 //! of whoever looks at one concern. Out: the whole report, to the mind, whenever a part of it changed.
 //! Absent: when it is said, and what follows from it; the mind and the state know.
 
+mod areas;
 mod probe;
 mod storages;
 mod templates;
@@ -35,7 +36,7 @@ impl Surroundings {
     ) -> Surroundings {
         let (watch, watched) = watch::channel(Arc::default());
         let findings = Findings { report: Arc::default(), inputs };
-        let look: storages::Look = Arc::new(move |storage| probe::storage(storage, node));
+        let look: storages::Look = Arc::new(move |storage, areas| probe::storage(storage, areas, node));
         threads.spawn(storages::attend(watched.clone(), findings.clone(), look, storages::Pace::USUAL));
         let seen = shelves.clone();
         let look: templates::Look = Arc::new(move |storage, wanted| templates::look(storage, wanted, &seen));

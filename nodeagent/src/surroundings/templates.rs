@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cluster::agent::{Watch, WatchedTemplate};
-use cluster::{Inventory, Name, Revision, Shelf, Storage, StorageKind};
+use cluster::{Inventory, Name, Revision, Shelf, Storage};
 use proto::wire::{TemplatePlace, TemplatePresence};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -52,9 +52,7 @@ pub fn look(storage: &Storage, templates: &[WatchedTemplate], shelves: &Shelves)
 }
 
 fn folder_of(storage: &Storage) -> &Path {
-    match &storage.kind {
-        StorageKind::Directory { path } => Path::new(&**path),
-    }
+    Path::new(&**storage.kind.path())
 }
 
 struct Watched {
@@ -165,7 +163,7 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    use cluster::NodeReport;
+    use cluster::{NodeReport, StorageKind};
     use decide::Input;
 
     use super::*;

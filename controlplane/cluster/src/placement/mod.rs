@@ -111,6 +111,15 @@ pub enum Rejection {
     StartFailedHere {
         reason: Arc<str>,
     },
+    StorageLost {
+        storage: Name,
+        fault: Arc<str>,
+    },
+    /// The storage is local, and its private area lies on another node.
+    AreaElsewhere {
+        storage: Name,
+        home: NodeId,
+    },
     /// The node says that it finds it on no storage, nor on the one the container is on.
     TemplateMissing {
         template: Name,
@@ -141,6 +150,8 @@ impl Rejection {
             Rejection::CpuShort { .. } => "cpu-short",
             Rejection::MemoryShort { .. } => "memory-short",
             Rejection::StartFailedHere { .. } => "start-failed-here",
+            Rejection::StorageLost { .. } => "storage-lost",
+            Rejection::AreaElsewhere { .. } => "area-elsewhere",
         }
     }
 }
@@ -171,6 +182,10 @@ impl fmt::Display for Rejection {
                 write!(f, "{} MiB memory short", missing_bytes.div_ceil(1 << 20))
             }
             Rejection::StartFailedHere { reason } => write!(f, "could not start there: {reason}"),
+            Rejection::StorageLost { storage, fault } => write!(f, "storage {storage} is lost there: {fault}"),
+            Rejection::AreaElsewhere { storage, home } => {
+                write!(f, "its private area lies on {home} alone, storage {storage} is local")
+            }
         }
     }
 }

@@ -33,6 +33,8 @@ struct Shape {
     template: Name,
     application_templates: Arc<[Name]>,
     storage: Name,
+    /// The only node that has its private area, where the storage is local.
+    bound_to: Option<NodeId>,
     cpu_millis: u64,
     memory_bytes: u64,
     class: Class,
@@ -67,6 +69,7 @@ impl Shape {
             template: spec.template.clone(),
             application_templates: Arc::clone(&spec.application_templates),
             storage: spec.storage.clone(),
+            bound_to: container.home.filter(|_| state.storage(&spec.storage).is_some_and(|it| it.kind.is_local())),
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
             class: spec.class,

@@ -15,8 +15,9 @@ pub use cpu::CPU_OVERCOMMIT;
 
 use super::Rejection;
 use crate::model::container::Container;
-use crate::model::ids::Name;
+use crate::model::ids::{Name, NodeId};
 use crate::model::node::Node;
+use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::storage::Storage;
 use crate::model::template::Template;
@@ -67,6 +68,11 @@ impl<'a> Seeker<'a> {
 
     pub fn state(&self) -> &'a State {
         self.state
+    }
+
+    /// What `node` said last of what it finds.
+    pub fn report_of(&self, node: NodeId) -> Option<&NodeReport> {
+        self.state.node_report(node).map(|kept| &*kept.report)
     }
 
     pub fn now(&self) -> WallTime {
