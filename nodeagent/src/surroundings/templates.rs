@@ -170,6 +170,7 @@ mod tests {
 
     const FAST: Pace = Pace {
         every: Duration::from_secs(3_600),
+        again: Duration::from_secs(3_600),
         hangs_after: Duration::from_millis(60),
         tick: Duration::from_millis(5),
     };
