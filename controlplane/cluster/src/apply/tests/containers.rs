@@ -108,7 +108,9 @@ fn templates_laid_over_others_are_kept_while_a_container_is_made_of_them() {
     assert_eq!(layers, ["debian", "app-0", "app-1"]);
     story.done(Command::SetDesired { container: id, desired: Desired::Deleted });
     story.close(id, End::Stopped);
-    apps.into_iter().for_each(|name| drop(story.done(Command::RemoveTemplate { name })));
+    for name in apps {
+        story.done(Command::RemoveTemplate { name });
+    }
 }
 
 #[test]
