@@ -91,6 +91,7 @@ rpcs! {
     v1::storage_service_client::StorageServiceClient<Channel> {
         does register(RegisterStorageRequest) -> Change;
         does remove(RemoveStorageRequest) -> Change;
+        asks get(GetStorageRequest) -> GetStorageReply;
         asks list(ListStoragesRequest) -> ListStoragesReply;
     }
     v1::container_service_client::ContainerServiceClient<Channel> {

@@ -318,9 +318,7 @@ fn workload_of(order: &StartOrder) -> runtime::Workload {
 }
 
 fn storage_of(kind: &StorageKind) -> DirectoryStorage {
-    match kind {
-        StorageKind::Directory { path } => DirectoryStorage::new(path.as_ref()),
-    }
+    DirectoryStorage::new(kind.path().as_ref())
 }
 
 fn rootfs_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Option<PathBuf>, runtime::DriverError> {

@@ -3,7 +3,8 @@
 //! members of two versions go on together until something new is really used; before that, the leader asks who can read it.
 //! Absent: who is of which level; that is said in each hello and known where the leader is.
 
-use cluster::{Command, TemplateDefaults, Truth};
+use cluster::placement::Rejection;
+use cluster::{Command, Decision, RejectionCount, StorageKind, TemplateDefaults, Trigger, Truth};
 
 /// The most this build reads, and what it says in its hellos. Raised with every change of what logs, snapshots or orders mean.
 pub const FEATURE_LEVEL: u32 = SYSTEM;
@@ -25,6 +26,10 @@ pub fn of_command(command: &Command) -> u32 {
     match command {
         Command::RegisterTemplate { bytes, defaults, .. } => of_template(*bytes, defaults),
         Command::ReportNode { .. } => SYSTEM,
+        Command::RegisterStorage { kind, .. } => of_storage(kind),
+        Command::Assign { decision, .. }
+        | Command::RecordUnplaceable { decision, .. }
+        | Command::BeginHandover { decision, .. } => of_decision(decision),
         _ => FIRST,
     }
 }
@@ -33,8 +38,25 @@ pub fn of_command(command: &Command) -> u32 {
 pub(crate) fn of_state(truth: &Truth) -> u32 {
     let templates = truth.templates.values().map(|template| of_template(template.bytes, &template.defaults));
     let reports = truth.node_reports.values().map(|_| SYSTEM);
+    let storages = truth.storages.values().map(|storage| of_storage(&storage.kind));
+    let decisions = truth.decisions.values().map(|decision| of_decision(decision));
     let generation = if truth.generation.id == 0 { FIRST } else { RECOVERY };
-    templates.chain(reports).fold(generation, u32::max)
+    templates.chain(reports).chain(storages).chain(decisions).fold(generation, u32::max)
+}
+
+fn of_storage(kind: &StorageKind) -> u32 {
+    match kind {
+        StorageKind::Directory { .. } => FIRST,
+        StorageKind::Local { .. } => SYSTEM,
+    }
+}
+
+fn of_decision(decision: &Decision) -> u32 {
+    let new = |count: &RejectionCount| {
+        matches!(count.reason, Rejection::StorageLost { .. } | Rejection::AreaElsewhere { .. })
+    };
+    let later = matches!(decision.trigger, Trigger::StorageLost { .. }) || decision.rejections.iter().any(new);
+    if later { SYSTEM } else { FIRST }
 }
 
 fn of_template(bytes: u64, defaults: &TemplateDefaults) -> u32 {

@@ -279,6 +279,54 @@ fn listed(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_storage_lost_on_one_node_moves_what_needs_it_and_nothing_else() {
+    tell("a_storage_lost_on_one_node_moves_what_needs_it_and_nothing_else", |lab| {
+        let names = lab.run_on("node-1", "c", 3);
+        let others = lab.run_on("node-2", "d", 2);
+        let (shared, disks) = (lab.dir.join("shared"), lab.dir.join("disks"));
+        std::fs::create_dir(&disks).expect("a folder");
+        let copied = Command::new("cp").arg("-a").arg(shared.join("templates")).arg(&disks).status().expect("cp runs");
+        assert!(copied.success());
+        let added = lab.ctl(&["storage", "add", "disks", "--directory", &disks.display().to_string()]);
+        assert_eq!(added["nodesUsable"], tests::lab::NODES, "{added}");
+        let beside = vec!["beside".to_owned()];
+        lab.create_on("demo", "disks", "node-1", &beside);
+        until_so("what lies on the other storage runs", || lab.containers(&beside).iter().all(|it| it.running));
+        let before = lab.containers(&beside)[0].clone();
+
+        // Something else lies over it, and takes no write: what a share that is gone looks like to those who come.
+        let agent = lab.services("node-1", "quorate-agent")[0];
+        let on_node_1 = |words: &[&str]| {
+            let target = format!("--target={agent}");
+            let mut command = Command::new("nsenter");
+            let done = command.args([&target, "--mount"]).args(words).arg(&shared).status().expect("nsenter runs");
+            assert!(done.success(), "{words:?}");
+        };
+        let incarnation = lab.node("node-1").incarnation;
+        let lost = now_ns();
+        on_node_1(&["mount", "-t", "tmpfs", "-o", "ro", "none"]);
+        let back = lab.await_elsewhere(&names, "node-1", lost);
+        println!("storage lost on one node: elsewhere after {}", figures(back_after(lab, &back, lost)));
+        println!("storage lost on one node: nobody ran for {}", figures(nobody_ran_for(lab, &back)));
+        assert_eq!(lab.fencings(), Vec::<String>::new(), "the agent's word is the receipt");
+        assert_eq!(lab.node("node-1").incarnation, incarnation, "the node lives on");
+        let after = lab.containers(&beside)[0].clone();
+        assert_eq!((&*after.node, after.epoch, after.running), ("node-1", before.epoch, true), "it needs another one");
+        assert_eq!(lab.witnesses_on("node-1").len(), 1);
+        unbroken(lab, &others);
+        lab.assert_single_runner(&[names, others].concat());
+        let seen = lab.ctl(&["storage", "show", "shared"]);
+        assert_eq!((&seen["storage"]["nodesLost"], &seen["storage"]["nodesUsable"]), (&1.into(), &4.into()), "{seen}");
+
+        on_node_1(&["umount"]);
+        until_so("the storage is back on node-1", || {
+            lab.ctl(&["storage", "show", "shared"])["storage"]["nodesUsable"] == tests::lab::NODES
+        });
+        lab.run_on("node-1", "again", 1);
+    });
+}
+
+#[test]
 fn a_lab_that_is_killed_leaves_nothing() {
     tell_until("a_lab_that_is_killed_leaves_nothing", End::Killed, |lab| {
         lab.run_on("node-1", "c", 2);

@@ -48,6 +48,8 @@ stories! {
     member_is_added_while_a_node_is_silent "member-is-added-while-a-node-is-silent.txt"
     stale_command_is_refused "stale-command-is-refused.txt"
     standby_is_used_last "standby-is-used-last.txt"
+    storage_lost_on_one_node_moves_only_what_needs_it "storage-lost-on-one-node-moves-only-what-needs-it.txt"
+    hung_storage_that_cannot_be_let_go_of_costs_its_node "hung-storage-that-cannot-be-let-go-of-costs-its-node.txt"
     no_room_anywhere_is_said "no-room-anywhere-is-said.txt"
     drain_moves_everything_off "drain-moves-everything-off.txt"
     repeated_request_has_one_effect "repeated-request-has-one-effect.txt"

@@ -291,6 +291,11 @@ impl State {
         self.truth.storages.values()
     }
 
+    /// How many containers have their private area there.
+    pub fn storage_uses(&self, name: &Name) -> u64 {
+        self.derived.storage_uses.get(name).copied().unwrap_or(0)
+    }
+
     /// The decision recorded at `revision`, while it is kept.
     pub fn decision(&self, revision: Revision) -> Option<&Arc<Decision>> {
         self.truth.decisions.get(&revision)

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Name, Node, State, StorageKind, Template};
+use cluster::{Name, Node, State, Template};
 use futures_util::future::join_all;
 use proto::convert::ConvertError;
 use proto::convert::request;
@@ -37,7 +37,7 @@ type Place = (Name, wire::TemplatePlace);
 fn places(state: &State, only: Option<&Name>, path: &str, digest: &str) -> Vec<Place> {
     let storages = state.storages().filter(|storage| only.is_none_or(|only| storage.name == *only));
     let place = |storage: &Arc<cluster::Storage>| {
-        let StorageKind::Directory { path: folder } = &storage.kind;
+        let folder = storage.kind.path();
         let place = wire::TemplatePlace {
             storage_path: folder.to_string(),
             path: path.to_owned(),

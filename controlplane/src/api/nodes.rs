@@ -71,7 +71,12 @@ impl NodeService for Nodes {
                 |seated, state, asked| {
                     let node = request::node(state, "node", &asked.node)?;
                     let report = view::node_report(state, node);
-                    let node = v1::Node { report, ..view::node(state, node, sight(&seated.handle)(node.id)) };
+                    let containers_bound = view::containers_bound(state, node);
+                    let node = v1::Node {
+                        report,
+                        containers_bound,
+                        ..view::node(state, node, sight(&seated.handle)(node.id))
+                    };
                     Ok(v1::GetNodeReply { node: Some(node), revision: state.revision().0 })
                 },
             )

@@ -195,7 +195,7 @@ pub async fn furnish(door: &TestMember, name: &str) -> String {
     let request = v1::RegisterTemplateRequest { request_id: id(), template: Some(template) };
     TemplateServiceClient::new(door.channel()).register(request).await.expect("a template");
     let kind = v1::storage::Kind::Directory(v1::DirectoryStorage { path: "/srv/shared".into() });
-    let storage = v1::Storage { name: "shared".into(), kind: Some(kind), registered_revision: 0 };
+    let storage = v1::Storage { name: "shared".into(), kind: Some(kind), ..v1::Storage::default() };
     let request = v1::RegisterStorageRequest { request_id: id(), storage: Some(storage) };
     StorageServiceClient::new(door.channel()).register(request).await.expect("a storage");
     let created = door.containers().create(create(name)).await.expect("a container").into_inner();

@@ -432,7 +432,16 @@ fn shown(node: &v1::Node) -> String {
         ("boot", node.boot_id.clone()),
         ("agent", node.agent_version.clone()),
         ("storages", storages(node).join("\n")),
+        ("bound here", bound(node)),
     ])
+}
+
+/// What is not failed over if the node is lost.
+fn bound(node: &v1::Node) -> String {
+    match node.containers_bound {
+        0 => String::new(),
+        some => format!("{} on local storages: never failed over", count(some, "container")),
+    }
 }
 
 /// The storages as the node sees them, one a line.
@@ -523,6 +532,8 @@ mod tests {
             let text = shown(&v1::Node { report: Some(report), ..example() });
             assert!(squeezed(&text).contains(says), "{text}");
         }
+        let bound = shown(&v1::Node { containers_bound: 2, ..example() });
+        assert!(squeezed(&bound).contains("bound here 2 containers on local storages: never failed over"), "{bound}");
         assert!(!text.contains("labels") && !text.contains("waits for you"), "{text}");
         let fencing = v1::NodeHealth::Fencing as i32;
         let awaited = v1::Node { health: fencing, awaits_operator: "class F0: look at it".into(), ..example() };

@@ -35,6 +35,8 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("template remove t", &["TemplateService.List", "TemplateService.Remove"]),
     ("template discard sha256:0", &["TemplateService.Discard"]),
     ("storage register s --directory /srv", &["StorageService.Register"]),
+    ("storage add s --local /srv", &["StorageService.Register", "StorageService.Get", "NodeService.List", WATCH]),
+    ("storage show s", &["StorageService.Get"]),
     ("storage list", &["StorageService.List"]),
     ("storage remove s", &["StorageService.Remove"]),
     ("container create c --template t --storage s --memory 1MiB --cpu 1", &["ContainerService.Create"]),

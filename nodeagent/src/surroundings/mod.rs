@@ -2,6 +2,7 @@
 //! of whoever looks at one concern. Out: the whole report, to the mind, whenever a part of it changed.
 //! Absent: when it is said, and what follows from it; the mind and the state know.
 
+mod areas;
 mod probe;
 mod storages;
 
@@ -22,7 +23,7 @@ impl Surroundings {
     pub fn start(node: NodeId, inputs: mpsc::UnboundedSender<Input>, threads: &Handle) -> Surroundings {
         let (watch, watched) = watch::channel(Arc::default());
         let findings = Findings { report: Arc::default(), inputs };
-        let look: storages::Look = Arc::new(move |storage| probe::storage(storage, node));
+        let look: storages::Look = Arc::new(move |storage, areas| probe::storage(storage, areas, node));
         threads.spawn(storages::attend(watched, findings, look, storages::Pace::USUAL));
         Surroundings { watch }
     }

@@ -8,10 +8,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::{AreaMethod, NodeId, Storage, StorageKind};
+use cluster::{AreaMethod, NodeId, Storage};
 use rustix::fs::{OFlags, statvfs};
 use rustix::io::Errno;
 
+use super::areas;
 use crate::drivers::storage::{OWN, make_folder};
 
 /// Written each time; a block, so that a file system cannot keep it in its directory.
@@ -29,10 +30,10 @@ pub struct Probed {
     pub areas: AreaMethod,
 }
 
-pub fn storage(storage: &Storage, node: NodeId) -> Probed {
-    let StorageKind::Directory { path } = &storage.kind;
-    let path = Path::new(&**path);
-    let mut probed = Probed::default();
+/// `areas` is what an earlier look found out about private areas there; it is not tried again. On a thread of its own.
+pub fn storage(storage: &Storage, areas: AreaMethod, node: NodeId) -> Probed {
+    let path = Path::new(&**storage.kind.path());
+    let mut probed = Probed { areas, ..Probed::default() };
     probed.fault = look(path, node, &mut probed).err();
     probed
 }
@@ -55,6 +56,10 @@ fn look(path: &Path, node: NodeId, probed: &mut Probed) -> Result<(), String> {
         // Full is not lost: what runs there goes on, and what is started has its own room or says so itself.
         Err(error) if is_full(&error) => {}
         Err(error) => return Err(said("write to it")(error)),
+    }
+    if probed.areas == AreaMethod::Unknown {
+        // Where not even that can be written, its room is what is wrong, and the next look tries again.
+        probed.areas = areas::method(&probes.join(format!("{}-areas", node.0))).unwrap_or_default();
     }
     Ok(())
 }
@@ -86,14 +91,15 @@ fn write(probes: &Path, node: NodeId) -> io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use cluster::{Name, Revision};
+    use cluster::{Name, Revision, StorageKind};
 
     use super::*;
 
     fn at(path: &Path) -> Probed {
         let kind = StorageKind::Directory { path: path.to_str().expect("UTF-8").into() };
         let name = Name::new("shared").expect("a good name");
-        storage(&Storage { name, kind, registered: Revision(1) }, NodeId(3))
+        let shared = Storage { name, kind, registered: Revision(1) };
+        std::thread::spawn(move || storage(&shared, AreaMethod::Unknown, NodeId(3))).join().expect("no panic")
     }
 
     #[test]

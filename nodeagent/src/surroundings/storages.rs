@@ -7,20 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::agent::Watch;
-use cluster::{Name, Revision, Span, Storage, StorageFinding};
+use cluster::{AreaMethod, Name, Revision, Span, Storage, StorageFinding};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Findings;
 use super::probe::Probed;
 
-/// Looks at one storage; may take for ever.
-pub type Look = Arc<dyn Fn(&Storage) -> Probed + Send + Sync>;
+/// Looks at one storage, of which it is known how areas are made there; may take for ever.
+pub type Look = Arc<dyn Fn(&Storage, AreaMethod) -> Probed + Send + Sync>;
 
 #[derive(Clone, Copy)]
 pub struct Pace {
     /// From the end of one look to the next.
     pub every: Duration,
+    /// The same, after one that would be bad news: containers are moved for it, so it is looked at again first.
+    pub again: Duration,
     /// A look that has not ended after this does not end in time for anybody.
     pub hangs_after: Duration,
     /// How finely the above are kept.
@@ -28,8 +30,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub const USUAL: Pace =
-        Pace { every: Duration::from_secs(5), hangs_after: Duration::from_secs(10), tick: Duration::from_millis(500) };
+    pub const USUAL: Pace = Pace {
+        every: Duration::from_secs(5),
+        again: Duration::from_secs(1),
+        hangs_after: Duration::from_secs(10),
+        tick: Duration::from_millis(500),
+    };
 }
 
 /// Latencies that are looked at together: one slow write is no news.
@@ -43,6 +49,8 @@ struct Watched {
     looking: Option<Instant>,
     due: Instant,
     latencies: VecDeque<Duration>,
+    /// The last look failed, and the one before it had not.
+    in_doubt: bool,
     /// `None` before the first look ended.
     finding: Option<StorageFinding>,
 }
@@ -89,7 +97,14 @@ fn follow(all: &mut BTreeMap<Name, Watched>, watch: &Watch) {
 
 impl Watched {
     fn new(storage: Arc<Storage>) -> Watched {
-        Watched { storage, looking: None, due: Instant::now(), latencies: VecDeque::new(), finding: None }
+        Watched {
+            storage,
+            looking: None,
+            due: Instant::now(),
+            latencies: VecDeque::new(),
+            in_doubt: false,
+            finding: None,
+        }
     }
 
     fn advance(&mut self, look: &Look, done: &mpsc::UnboundedSender<Looked>, pace: Pace) {
@@ -101,8 +116,9 @@ impl Watched {
             }
             None if self.due <= Instant::now() => {
                 let (look, done, storage) = (look.clone(), done.clone(), self.storage.clone());
+                let areas = self.finding.as_ref().map_or(AreaMethod::Unknown, |finding| finding.areas);
                 let work = move || {
-                    let probed = look(&storage);
+                    let probed = look(&storage, areas);
                     let _ = done.send((storage.name.clone(), storage.registered, probed));
                 };
                 match std::thread::Builder::new().name("probe".to_owned()).spawn(work) {
@@ -120,6 +136,13 @@ impl Watched {
     fn took(&mut self, probed: Probed, pace: Pace) {
         self.looking = None;
         self.due = Instant::now() + pace.every;
+        let was_usable = self.finding.as_ref().is_some_and(StorageFinding::is_usable);
+        self.in_doubt = probed.fault.is_some() && was_usable && !self.in_doubt;
+        if self.in_doubt {
+            tracing::warn!(storage = %self.storage.name, fault = probed.fault, "storage: usable -> in doubt");
+            self.due = Instant::now() + pace.again;
+            return;
+        }
         let before = self.finding.clone().unwrap_or_default();
         let Probed { fault, bytes_total, bytes_free, latency, areas } = probed;
         if let Some(latency) = latency {
@@ -171,13 +194,14 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc as std_mpsc;
 
-    use cluster::{AreaMethod, NodeReport, StorageKind};
+    use cluster::{NodeReport, StorageKind};
     use decide::Input;
 
     use super::*;
 
     const FAST: Pace = Pace {
         every: Duration::from_millis(5),
+        again: Duration::from_millis(5),
         hangs_after: Duration::from_millis(60),
         tick: Duration::from_millis(5),
     };
@@ -211,7 +235,7 @@ mod tests {
     async fn storage_that_hangs_is_lost_until_it_answers_and_holds_nobody_up() {
         let (hang, release) = std_mpsc::channel::<()>();
         let release = Mutex::new(release);
-        let look: Look = Arc::new(move |storage: &Storage| {
+        let look: Look = Arc::new(move |storage: &Storage, _| {
             if storage.name.as_str() == "hung" {
                 let _ = release.lock().expect("one thread at a time").recv();
             }
@@ -229,6 +253,25 @@ mod tests {
         drop(hang);
         watch.send_replace(Arc::new(Watch { storages: vec![storage("well")] }));
         until(&mut heard, |report| usable(report, "hung").is_none()).await;
+    }
+
+    #[tokio::test]
+    async fn one_look_that_fails_is_no_news_and_two_are() {
+        // Of the looks, in order, which fail; all after them do.
+        let fails = Mutex::new(VecDeque::from([false, true, false]));
+        let look: Look = Arc::new(move |_: &Storage, _| {
+            let failed = fails.lock().expect("one thread at a time").pop_front().unwrap_or(true);
+            Probed { fault: failed.then(|| "it is gone".to_owned()), ..fine() }
+        });
+        let (inputs, mut heard) = mpsc::unbounded_channel();
+        let (_watch, watched) = watch::channel(Arc::new(Watch { storages: vec![storage("shared")] }));
+        let mut first = watched.clone();
+        first.mark_changed();
+        tokio::spawn(attend(first, Findings { report: Arc::default(), inputs }, look, FAST));
+        let report = until(&mut heard, |report| usable(report, "shared").is_some()).await;
+        assert_eq!(usable(&report, "shared"), Some(true));
+        let report = until(&mut heard, |report| usable(report, "shared").is_some()).await;
+        assert_eq!(usable(&report, "shared"), Some(false), "nothing was said of the one in between");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::wire::{self, rejection, trigger};
 
 impl From<&Trigger> for wire::Trigger {
     fn from(trigger: &Trigger) -> wire::Trigger {
-        let trigger = match *trigger {
+        let trigger = match trigger.clone() {
             Trigger::Created => trigger::Trigger::Created(NOTHING),
             Trigger::Started => trigger::Trigger::Started(NOTHING),
             Trigger::Failover { from } => trigger::Trigger::FailoverFrom(from.0),
@@ -18,6 +18,9 @@ impl From<&Trigger> for wire::Trigger {
             Trigger::Moved { by_request } => trigger::Trigger::MovedByRequest(by_request),
             Trigger::Drain { from } => trigger::Trigger::DrainFrom(from.0),
             Trigger::Retry => trigger::Trigger::Retry(NOTHING),
+            Trigger::StorageLost { from, storage } => {
+                trigger::Trigger::StorageLost(wire::LostOn { from: from.0, storage: storage.to_string() })
+            }
         };
         wire::Trigger { trigger: Some(trigger) }
     }
@@ -35,6 +38,10 @@ impl TryFrom<wire::Trigger> for Trigger {
             trigger::Trigger::MovedByRequest(by_request) => Trigger::Moved { by_request },
             trigger::Trigger::DrainFrom(from) => Trigger::Drain { from: NodeId(from) },
             trigger::Trigger::Retry(_) => Trigger::Retry,
+            trigger::Trigger::StorageLost(lost) => {
+                let storage = name("storage_lost.storage", &lost.storage)?;
+                Trigger::StorageLost { from: NodeId(lost.from), storage }
+            }
         })
     }
 }
@@ -53,6 +60,12 @@ impl From<&Rejection> for wire::Rejection {
             Rejection::CpuShort { missing_millis } => Shown::CpuShortMillis(*missing_millis),
             Rejection::MemoryShort { missing_bytes } => Shown::MemoryShortBytes(*missing_bytes),
             Rejection::StartFailedHere { reason } => Shown::StartFailedHere(text(reason)),
+            Rejection::StorageLost { storage, fault } => {
+                Shown::StorageLost(wire::StorageLost { storage: storage.to_string(), fault: text(fault) })
+            }
+            Rejection::AreaElsewhere { storage, home } => {
+                Shown::AreaElsewhere(wire::AreaElsewhere { storage: storage.to_string(), home: home.0 })
+            }
         };
         wire::Rejection { rejection: Some(rejection) }
     }
@@ -76,6 +89,14 @@ impl TryFrom<wire::Rejection> for Rejection {
             Shown::CpuShortMillis(missing_millis) => Rejection::CpuShort { missing_millis },
             Shown::MemoryShortBytes(missing_bytes) => Rejection::MemoryShort { missing_bytes },
             Shown::StartFailedHere(reason) => Rejection::StartFailedHere { reason: reason.into() },
+            Shown::StorageLost(lost) => Rejection::StorageLost {
+                storage: name("storage_lost.storage", &lost.storage)?,
+                fault: lost.fault.into(),
+            },
+            Shown::AreaElsewhere(area) => Rejection::AreaElsewhere {
+                storage: name("area_elsewhere.storage", &area.storage)?,
+                home: NodeId(area.home),
+            },
         })
     }
 }

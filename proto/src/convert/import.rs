@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cluster::{Command, Name, Node, RequestId, State, StorageKind, TemplateKind};
+use cluster::{Command, Name, Node, RequestId, State, TemplateKind};
 
 use super::object::template_defaults;
 use super::request::{node, unset_or};
@@ -34,7 +34,7 @@ impl Import {
             let hint = "list them with `quoratectl storage list`";
             ConvertError::not_found("storage", format!("there is no storage {storage}")).hint(hint)
         })?;
-        let StorageKind::Directory { path } = &found.kind;
+        let path = found.kind.path();
         let treatments = treatments(&request)?;
         let of = |it: v1::TemplateTrait| treatments.get(&it).copied().unwrap_or_default().into();
         let order = wire::ImportTemplate {

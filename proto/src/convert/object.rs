@@ -65,6 +65,7 @@ impl From<&StorageKind> for wire::StorageKind {
     fn from(kind: &StorageKind) -> wire::StorageKind {
         let kind = match kind {
             StorageKind::Directory { path } => wire::storage_kind::Kind::Directory(text(path)),
+            StorageKind::Local { path } => wire::storage_kind::Kind::Local(text(path)),
         };
         wire::StorageKind { kind: Some(kind) }
     }
@@ -76,6 +77,7 @@ impl TryFrom<wire::StorageKind> for StorageKind {
     fn try_from(kind: wire::StorageKind) -> Result<StorageKind> {
         Ok(match required("kind", kind.kind)? {
             wire::storage_kind::Kind::Directory(path) => StorageKind::Directory { path: path.into() },
+            wire::storage_kind::Kind::Local(path) => StorageKind::Local { path: path.into() },
         })
     }
 }

@@ -137,6 +137,14 @@ pub fn node<'s>(state: &'s State, field: &str, text: &str) -> Result<&'s Arc<Nod
     })
 }
 
+/// The storage of that name.
+pub fn storage<'s>(state: &'s State, field: &str, text: &str) -> Result<&'s Arc<cluster::Storage>> {
+    state.storage(&name(field, text)?).ok_or_else(|| {
+        ConvertError::not_found(field, format!("there is no storage {text}"))
+            .hint("`quoratectl storage list` shows the storages")
+    })
+}
+
 /// The container that `text` names.
 pub fn container<'s>(state: &'s State, field: &str, text: &str) -> Result<&'s Arc<Container>> {
     let found = match reference(field, text, 'c')? {
@@ -407,9 +415,9 @@ mutations! {
         register_template(template).map_err(|error| error.under("template"))
     };
     RemoveTemplateRequest, said, _state => Ok(Command::RemoveTemplate { name: name("template", &said.template)? });
-    RegisterStorageRequest "storage", said, _state => {
+    RegisterStorageRequest "storage", said, state => {
         let storage = required("storage", said.storage)?;
-        register_storage(storage).map_err(|error| error.under("storage"))
+        register_storage(storage, state).map_err(|error| error.under("storage"))
     };
     RemoveStorageRequest, said, _state => Ok(Command::RemoveStorage { name: name("storage", &said.storage)? });
 }
@@ -541,13 +549,36 @@ fn register_template(template: v1::Template) -> Result<Command> {
     })
 }
 
-fn register_storage(storage: v1::Storage) -> Result<Command> {
-    let v1::Storage { name: called, kind, registered_revision: _ } = storage;
+fn register_storage(storage: v1::Storage, state: &State) -> Result<Command> {
+    let v1::Storage { name: called, kind, .. } = storage;
     let kind = match required("directory", kind)? {
-        v1::storage::Kind::Directory(directory) if !directory.path.starts_with('/') => {
-            return Err(ConvertError::invalid("directory.path", format!("{:?} is not absolute", directory.path)));
+        v1::storage::Kind::Directory(directory) => {
+            StorageKind::Directory { path: storage_path("directory.path", &directory.path)? }
         }
-        v1::storage::Kind::Directory(directory) => StorageKind::Directory { path: directory.path.into() },
+        v1::storage::Kind::Local(local) => StorageKind::Local { path: storage_path("local.path", &local.path)? },
     };
-    Ok(Command::RegisterStorage { name: name("name", &called)?, kind })
+    let name = name("name", &called)?;
+    let same = |other: &&Arc<cluster::Storage>| other.name != name && other.kind.path() == kind.path();
+    if let Some(other) = state.storages().find(same) {
+        let field = format!("{}.path", kind.word());
+        let problem = format!("{} is storage {} already", kind.path(), other.name);
+        return Err(ConvertError::invalid(field, problem).hint("use that one, or another folder"));
+    }
+    Ok(Command::RegisterStorage { name, kind })
+}
+
+/// One way to write each path, so that two storages on one are seen.
+fn storage_path(field: &str, path: &str) -> Result<Arc<str>> {
+    let wrong = |problem: String| Err(ConvertError::invalid(field, problem));
+    if !path.starts_with('/') {
+        return wrong(format!("{path:?} is not absolute"));
+    }
+    let path = path.trim_end_matches('/');
+    if path.is_empty() {
+        return wrong("the root of a node's file system is no storage".to_owned());
+    }
+    if path.split('/').skip(1).any(|part| matches!(part, "" | ".")) {
+        return wrong(format!("{path:?} has a part that says nothing; write it the short way"));
+    }
+    Ok(path.into())
 }

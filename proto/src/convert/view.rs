@@ -3,12 +3,17 @@
 
 use cluster::placement::Score;
 use cluster::{
-    AreaMethod, Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Name,
-    Names as _, Node, NodeId, NodeReport, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision,
-    Settings, Span, State, Status, Storage, StorageFinding, StorageKind, Tell as _, Template, Unplaced, WallTime,
+    Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Names as _, Node,
+    NodeId, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision, Settings, Span, State, Status,
+    Tell as _, Template, Unplaced, WallTime,
 };
 
 use crate::v1;
+
+mod found;
+
+use found::is_bound;
+pub use found::{containers_bound, node_report, storage, storage_finding, storage_findings};
 
 /// What the leader sees of a node beyond the state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,37 +71,7 @@ pub fn node(state: &State, node: &Node, sight: Sight) -> v1::Node {
         silent_ms: sight.silent.map_or(0, millis),
         agent_version: facts.map_or_else(String::new, |facts| facts.version.to_string()),
         report: None,
-    }
-}
-
-/// What the node said last of what it finds.
-pub fn node_report(state: &State, node: &Node) -> Option<v1::NodeReport> {
-    let kept = state.node_report(node.id)?;
-    let NodeReport { storages } = &*kept.report;
-    Some(v1::NodeReport {
-        storages: storages.iter().map(|(storage, found)| storage_finding(node, storage, found)).collect(),
-        incarnation: kept.incarnation.0,
-        revision: kept.since.0,
-    })
-}
-
-/// A storage as `node` sees it.
-pub fn storage_finding(node: &Node, storage: &Name, found: &StorageFinding) -> v1::StorageFinding {
-    let areas = match found.areas {
-        AreaMethod::Unknown => v1::AreaMethod::Unknown,
-        AreaMethod::Overlay => v1::AreaMethod::Overlay,
-        AreaMethod::Reflink => v1::AreaMethod::Reflink,
-        AreaMethod::Copy => v1::AreaMethod::Copy,
-    };
-    v1::StorageFinding {
-        storage: storage.to_string(),
-        node: node.name.to_string(),
-        usable: found.is_usable(),
-        fault: found.fault.to_string(),
-        bytes_total: found.bytes_total,
-        bytes_free: found.bytes_free,
-        latency_ms: millis(found.latency),
-        areas: areas.into(),
+        containers_bound: 0,
     }
 }
 
@@ -360,6 +335,11 @@ pub fn why(state: &State, of: &Container, suspect: impl Fn(NodeId) -> bool) -> v
         let (name, class, why) = (&node.name, node.class(), &facts.class_reason);
         lines.push(format!("{name} is fencing class {class} ({why}): if it is lost, this waits for an operator"));
     }
+    if is_bound(state, of) {
+        let home = of.home.map_or_else(|| "the node it is first given to".to_owned(), |home| state.node_name(home));
+        let storage = &of.spec.storage;
+        lines.push(format!("its storage {storage} is local: it can run on {home} alone, and is never failed over"));
+    }
     let recorded = of.decision.map(|at| (at, state.decision(at)));
     if let Some((at, Some(made))) = &recorded {
         match made.chosen {
@@ -401,16 +381,6 @@ pub fn template(template: &Template) -> v1::Template {
         environment: (*defaults.environment).clone(),
         working_dir: defaults.working_dir.to_string(),
     }
-}
-
-pub fn storage(storage: &Storage) -> v1::Storage {
-    let Storage { name, kind, registered } = storage;
-    let kind = match kind {
-        StorageKind::Directory { path } => {
-            v1::storage::Kind::Directory(v1::DirectoryStorage { path: path.to_string() })
-        }
-    };
-    v1::Storage { name: name.to_string(), kind: Some(kind), registered_revision: registered.0 }
 }
 
 pub fn lease_terms(terms: LeaseTerms) -> v1::LeaseTerms {

@@ -288,3 +288,36 @@ fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {
     truth.node_reports.extend([samples::kept_report()]);
     assert_eq!(header_of(&cluster::State::restore(truth)), proto::level::SYSTEM);
 }
+
+/// Added with the reports of nodes: none of it is in entries that the first level reads.
+#[test]
+fn what_storages_brought_comes_back_and_asks_for_its_level() {
+    use cluster::placement::Rejection;
+    use cluster::{Command, Entry, NodeId, RejectionCount, StorageKind, Trigger};
+    let (disks, fault) = (samples::name("disks"), "it hangs".into());
+    let lost = Trigger::StorageLost { from: NodeId(4), storage: disks.clone() };
+    let reasons = [
+        Rejection::StorageLost { storage: disks.clone(), fault },
+        Rejection::AreaElsewhere { storage: disks.clone(), home: NodeId(5) },
+    ];
+    let recorded = samples::entries().into_iter().find_map(|(_, entry)| match entry.command {
+        Command::RecordUnplaceable { container, decision } => Some((container, decision, entry.at)),
+        _ => None,
+    });
+    let (container, decision, at) = recorded.expect("there is one");
+    let none = cluster::Decision { rejections: [].into(), trigger: Trigger::Created, ..(*decision).clone() };
+    let with = |decision| Command::RecordUnplaceable { container, decision: Box::new(decision) };
+    let count = |reason: Rejection| RejectionCount { reason, nodes: 1, examples: [NodeId(2)].into() };
+    let local = StorageKind::Local { path: "/srv/disks".into() };
+    let mut commands = vec![
+        Command::RegisterStorage { name: disks.clone(), kind: local },
+        with(cluster::Decision { trigger: lost, ..none.clone() }),
+    ];
+    commands
+        .extend(reasons.map(|reason| with(cluster::Decision { rejections: [count(reason)].into(), ..none.clone() })));
+    for command in commands {
+        let entry = Entry { at, request: None, command };
+        assert_eq!(log::decode(&log::encode(&entry)).expect("reads"), entry);
+        assert_eq!(wire::LogEntry::from(&entry).feature_level, proto::level::SYSTEM, "{entry:?}");
+    }
+}

@@ -85,7 +85,7 @@ impl Members {
         let path = dir.join("shared").display().to_string();
         std::fs::create_dir_all(&path)?;
         let kind = Some(v1::storage::Kind::Directory(v1::DirectoryStorage { path }));
-        let storage = v1::Storage { name: "shared".into(), kind, registered_revision: 0 };
+        let storage = v1::Storage { name: "shared".into(), kind, ..v1::Storage::default() };
         StorageServiceClient::new(channel.clone())
             .register(v1::RegisterStorageRequest { request_id: request_id(), storage: Some(storage) })
             .await?;

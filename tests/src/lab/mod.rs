@@ -128,24 +128,30 @@ impl Lab {
     #[track_caller]
     pub fn run_from(&self, template: &str, node: &str, name: &str, count: usize) -> Vec<String> {
         let names: Vec<String> = (1..=count).map(|at| format!("{name}-{at}")).collect();
+        self.create_on(template, "shared", node, &names);
+        until_so(&format!("{count} containers run on {node}"), || {
+            let all = self.containers(&names);
+            all.iter().all(|it| it.running && it.node == node && self.writes_since(it, 0))
+        });
+        names
+    }
+
+    /// Creates containers of these names that hold the witness and like `node` best.
+    #[track_caller]
+    pub fn create_on(&self, template: &str, storage: &str, node: &str, names: &[String]) {
         let item = |name: &String| {
             json!({"desired": "DESIRED_STATE_RUNNING", "spec": {
-                "name": name, "template": template, "storage": "shared",
+                "name": name, "template": template, "storage": storage,
                 "command": [program("quoratectl").canonicalize().expect("a program"), "dev", "witness"],
                 "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
                 "preferredOwners": [{"nodes": [node]}],
                 "stopGraceMs": "2000",
             }})
         };
-        let file = self.dir.join(format!("{name}.json"));
+        let file = self.dir.join(format!("{}.json", names[0]));
         let batch = json!({"items": names.iter().map(item).collect::<Vec<_>>()});
         fs::write(&file, batch.to_string()).expect("a file");
         self.ctl(&["container", "batch-create", &file.display().to_string()]);
-        until_so(&format!("{count} containers run on {node}"), || {
-            let all = self.containers(&names);
-            all.iter().all(|it| it.running && it.node == node && self.writes_since(it, 0))
-        });
-        names
     }
 
     /// Those of these names, as the cluster has them now.

@@ -34,14 +34,17 @@ impl Step<'_> {
     }
 
     pub(super) fn register_storage(&mut self, name: &Name, kind: &StorageKind) -> Outcome {
-        let StorageKind::Directory { path } = kind;
-        valid::path("kind.directory.path", path)?;
+        let field = match kind {
+            StorageKind::Directory { .. } => "kind.directory.path",
+            StorageKind::Local { .. } => "kind.local.path",
+        };
+        let path = kind.path();
+        valid::path(field, path)?;
         if !path.starts_with('/') {
-            return Err(invalid("kind.directory.path", format!("{path:?} is not absolute")));
+            return Err(invalid(field, format!("{path:?} is not absolute")));
         }
         if let Some(storage) = self.state.storage(name) {
-            let StorageKind::Directory { path } = &storage.kind;
-            let holder = format!("directory {path}").into();
+            let holder = format!("{} {}", storage.kind.word(), storage.kind.path()).into();
             return Err(Rejected::NameTaken { kind: Kind::Storage, name: name.as_str().into(), holder });
         }
         self.state.put_storage(Storage { name: name.clone(), kind: kind.clone(), registered: self.index });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ContainerId, NodeId, Revision};
+use super::ids::{ContainerId, Name, NodeId, Revision};
 use crate::names::{Ids, Names, Tell};
 use crate::placement::{Rejection, Score};
 
@@ -49,6 +49,11 @@ pub enum Trigger {
     },
     /// Room or a node turned up for one that had no place.
     Retry,
+    /// The node it ran on has lost its storage.
+    StorageLost {
+        from: NodeId,
+        storage: Name,
+    },
 }
 
 impl Tell for Trigger {
@@ -62,6 +67,9 @@ impl Tell for Trigger {
             Trigger::Moved { by_request: false } => f.write_str("moved"),
             Trigger::Drain { from } => write!(f, "drain of {}", names.node_name(*from)),
             Trigger::Retry => f.write_str("room turned up"),
+            Trigger::StorageLost { from, storage } => {
+                write!(f, "{} has lost storage {storage}", names.node_name(*from))
+            }
         }
     }
 }

@@ -110,6 +110,15 @@ pub enum Rejection {
     StartFailedHere {
         reason: Arc<str>,
     },
+    StorageLost {
+        storage: Name,
+        fault: Arc<str>,
+    },
+    /// The storage is local, and its private area lies on another node.
+    AreaElsewhere {
+        storage: Name,
+        home: NodeId,
+    },
 }
 
 impl Rejection {
@@ -125,6 +134,8 @@ impl Rejection {
             Rejection::CpuShort { .. } => "cpu-short",
             Rejection::MemoryShort { .. } => "memory-short",
             Rejection::StartFailedHere { .. } => "start-failed-here",
+            Rejection::StorageLost { .. } => "storage-lost",
+            Rejection::AreaElsewhere { .. } => "area-elsewhere",
         }
     }
 }
@@ -144,6 +155,10 @@ impl fmt::Display for Rejection {
                 write!(f, "{} MiB memory short", missing_bytes.div_ceil(1 << 20))
             }
             Rejection::StartFailedHere { reason } => write!(f, "could not start there: {reason}"),
+            Rejection::StorageLost { storage, fault } => write!(f, "storage {storage} is lost there: {fault}"),
+            Rejection::AreaElsewhere { storage, home } => {
+                write!(f, "its private area lies on {home} alone, storage {storage} is local")
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ fn drains(node: &Node) -> bool {
 }
 
 /// What simply runs on `node`, highest priority first.
-fn movable(state: &State, node: NodeId) -> Vec<Arc<Container>> {
+pub(super) fn movable(state: &State, node: NodeId) -> Vec<Arc<Container>> {
     let runs = |container: &Container| container.assignment().is_some_and(|assignment| assignment.order == Order::Run);
     let mut movable: Vec<Arc<Container>> = state
         .claims(node)

@@ -5,6 +5,7 @@
 mod rankings;
 mod handover;
 mod place;
+mod shelter;
 mod drain;
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,8 @@ pub struct Plan {
     pub commands: Vec<Command>,
 }
 
-/// What the cluster needs next: handovers carried on, the waiting placed, draining nodes emptied, in this order.
+/// What the cluster needs next: handovers carried on, the waiting placed, what has lost its storage moved, draining nodes
+/// emptied, in this order.
 /// Empty when there is nothing to do; at most [`COMMANDS_MAX`] commands.
 pub fn plan(state: &State, observed: &Observed, now: WallTime) -> Plan {
     if state.awaited_from_before().is_some() {
@@ -51,6 +53,7 @@ pub fn plan(state: &State, observed: &Observed, now: WallTime) -> Plan {
     let mut desk = Desk::over(state, observed, now);
     handover::carry_on(&mut desk);
     place::place_waiting(&mut desk);
+    shelter::shelter_from_lost_storages(&mut desk);
     drain::empty_draining(&mut desk);
     Plan { based_on: state.revision(), commands: desk.commands }
 }

@@ -32,6 +32,8 @@ struct Known {
 struct Shape {
     template: Name,
     storage: Name,
+    /// The only node that has its private area, where the storage is local.
+    bound_to: Option<NodeId>,
     cpu_millis: u64,
     memory_bytes: u64,
     class: Class,
@@ -65,6 +67,7 @@ impl Shape {
         Shape {
             template: spec.template.clone(),
             storage: spec.storage.clone(),
+            bound_to: container.home.filter(|_| state.storage(&spec.storage).is_some_and(|it| it.kind.is_local())),
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
             class: spec.class,

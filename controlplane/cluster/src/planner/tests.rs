@@ -1,13 +1,16 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Observed, explain, plan};
 use crate::command::{Command, IntentOrder, Reported};
 use crate::model::container::*;
 use crate::model::decision::Trigger;
+use crate::model::fence::Proof;
 use crate::model::ids::*;
 use crate::model::node::Role;
+use crate::model::report::{NodeReport, StorageFinding};
 use crate::model::resources::Resources;
+use crate::model::storage::StorageKind;
 use crate::planner::drain_blockers;
 use crate::story::*;
 
@@ -263,4 +266,78 @@ fn grouped_planning_decides_as_one_by_one_would() {
         decisions.map(|d| (d.chosen, d.candidates.clone(), d.feasible, d.rejections.clone())).collect::<Vec<_>>()
     };
     assert_eq!(why(&grouped), why(&single));
+}
+
+/// What `node` finds of the one storage there is.
+fn finds(story: &mut Story, node: NodeId, fault: &str) {
+    let finding = StorageFinding { fault: fault.into(), ..StorageFinding::default() };
+    let report = Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(name("shared"), finding)])) });
+    let incarnation = story.incarnation(node);
+    story.done(Command::ReportNode { node, incarnation, report });
+}
+
+#[test]
+fn storage_lost_on_a_node_moves_what_needs_it_and_nothing_else() {
+    let mut story = Story::with_nodes(2);
+    let disks = name("disks");
+    let kind = StorageKind::Directory { path: "/srv/disks".into() };
+    story.done(Command::RegisterStorage { name: disks.clone(), kind });
+    let at_home: Arc<[Arc<[NodeId]>]> = Arc::new([Arc::new([N1])]);
+    let stricken = story.run(ContainerSpec { preferred_owners: at_home.clone(), ..spec("stricken") });
+    let other = story.run(ContainerSpec { preferred_owners: at_home, storage: disks, ..spec("other") });
+    assert_eq!((story.on(stricken), story.on(other)), (Some(N1), Some(N1)));
+    finds(&mut story, N1, "it hangs");
+    story.plan();
+    assert!(matches!(story.order(stricken), Order::Prepare { target: N2, .. }), "{:?}", story.order(stricken));
+    assert_eq!(story.order(other), Order::Run);
+    let decided = story.container(stricken).decision.and_then(|at| story.state.decision(at)).expect("decided");
+    assert_eq!(decided.trigger.to_string(), "n1 has lost storage shared");
+    story.target_says(stricken, Reported::Prepared);
+    story.plan();
+    story.close(stricken, End::Stopped);
+    assert_eq!(story.on(stricken), Some(N2), "the source's word that it has ended is the receipt");
+    assert!(story.health(N1).incarnation() == story.incarnation(N1) && story.state.node(N1).unwrap().up().is_some());
+}
+
+#[test]
+fn storage_lost_everywhere_moves_nothing_and_unknown_is_no_fault() {
+    let mut story = Story::with_nodes(2);
+    let web = story.run(spec("web"));
+    let on = story.on(web).expect("it runs");
+    for node in [N1, N2, NodeId(3)] {
+        finds(&mut story, node, "it hangs");
+    }
+    story.plan();
+    assert_eq!(story.order(web), Order::Run, "nowhere to go");
+    let waiting = story.create(spec("late"));
+    story.plan();
+    let decided = story.container(waiting).decision.and_then(|at| story.state.decision(at)).expect("decided");
+    assert_eq!(decided.rejections.iter().map(|count| count.reason.code()).collect::<Vec<_>>(), ["storage-lost"]);
+    let back = if on == N1 { N2 } else { N1 };
+    finds(&mut story, back, "");
+    story.plan();
+    assert_eq!(story.on(waiting), Some(back));
+    assert!(matches!(story.order(web), Order::Prepare { target, .. } if target == back));
+}
+
+#[test]
+fn what_lies_on_a_local_storage_waits_for_its_own_node() {
+    let mut story = Story::with_nodes(2);
+    let disks = name("disks");
+    story
+        .done(Command::RegisterStorage { name: disks.clone(), kind: StorageKind::Local { path: "/srv/disks".into() } });
+    let web = story.run(ContainerSpec { storage: disks, ..spec("web") });
+    let home = story.on(web).expect("it runs");
+    let moved =
+        story.outcome(Command::MoveContainer { container: web, target: Some(if home == N1 { N2 } else { N1 }) });
+    assert_eq!(moved.expect_err("its area is not there").code(), "infeasible");
+    let incarnation = story.incarnation(home);
+    story.done(Command::RecordFenced { node: home, incarnation, proof: Proof::Left });
+    story.plan();
+    assert_eq!(story.on(web), None, "it is not failed over");
+    let decided = story.container(web).decision.and_then(|at| story.state.decision(at)).expect("decided");
+    assert!(decided.rejections.iter().any(|count| count.reason.code() == "area-elsewhere"), "{decided:?}");
+    story.register(home, 99, false, facts(8)).expect("it comes back");
+    story.plan();
+    assert_eq!(story.on(web), Some(home));
 }

@@ -1,10 +1,14 @@
-//! Decides when a handover has taken too long. In: handovers in the state. Out: abort before `Handoff`, block after *(b14)*.
+//! Decides when a handover has taken too long. In: handovers in the state. Out: abort before `Handoff`, block after *(b14)*;
+//! where it was moved because its storage is lost there, the node is fenced instead.
 //! Leader-local: the times; a new leader counts again from its own beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::command::Command;
-use cluster::{ContainerId, Moment, Order, Placement, Revision, Span};
+use cluster::{
+    Assignment, Container, ContainerId, FenceCause, Health, Incarnation, Moment, NodeId, Order, Placement, Revision,
+    Span, State,
+};
 use planted::planted;
 
 use super::{Desk, Pending};
@@ -25,6 +29,19 @@ pub struct Overdue {
 enum Phase {
     Prepare,
     Handoff,
+}
+
+/// The node that holds it is being fenced because it could not stop something: the receipt settles this as well.
+fn is_ending(state: &State, assignment: &Assignment) -> bool {
+    let node = state.node(assignment.node);
+    node.is_some_and(|node| matches!(node.health, Health::Fencing { cause: FenceCause::StopOverdue, .. }))
+}
+
+/// The node that holds `container` after its storage was lost there, if the end of its lease would end it.
+fn stricken(state: &State, container: &Container, assignment: &Assignment) -> Option<(NodeId, Incarnation)> {
+    let node = state.node(assignment.node).filter(|node| node.class().lease_proves_end())?;
+    let found = state.node_report(node.id)?.report.storages.get(&container.spec.storage)?;
+    (!found.is_usable() && node.up() == Some(assignment.incarnation)).then_some((node.id, assignment.incarnation))
 }
 
 impl Overdue {
@@ -52,6 +69,11 @@ impl Overdue {
             if desk.now.since(since) < budget || !pending.insert(Pending::Handover(container.id)) {
                 continue;
             }
+            let stricken = stricken(desk.state, container, assignment);
+            if phase == Phase::Handoff && is_ending(desk.state, assignment) {
+                pending.remove(&Pending::Handover(container.id));
+                continue;
+            }
             let (container, epoch) = (container.id, assignment.epoch);
             let command = match phase {
                 Phase::Prepare => {
@@ -61,6 +83,10 @@ impl Overdue {
                 Phase::Handoff if planted!("handoff-goes-back") => {
                     let reason = "the source did not stop in time".into();
                     Command::AbortHandover { container, epoch, reason }
+                }
+                // What hangs with its storage is ended with its node, where that proves anything: nothing else would.
+                Phase::Handoff if let Some((node, incarnation)) = stricken => {
+                    Command::BeginFencing { node, incarnation, cause: FenceCause::StopOverdue }
                 }
                 Phase::Handoff => Command::BlockHandover { container, epoch },
             };

@@ -355,7 +355,7 @@ impl Playground {
         let storage = v1::Storage {
             name: STORAGE.into(),
             kind: Some(v1::storage::Kind::Directory(v1::DirectoryStorage { path })),
-            registered_revision: 0,
+            ..v1::Storage::default()
         };
         let request = v1::RegisterStorageRequest { request_id: client.request_id(), storage: Some(storage) };
         client.ask(request).await.context("register the storage")?;

@@ -74,6 +74,10 @@ impl Ground {
                 written(file("tree/file"), "x");
                 file("tree").display().to_string()
             }
+            "STORAGE-OF-ITS-OWN" => {
+                std::fs::create_dir_all(file("disks")).expect("a folder");
+                file("disks").display().to_string()
+            }
             "DIGEST-OF-NOTHING" => format!("sha256:{}", "0".repeat(64)),
             "FILE-OF-ONE-SPEC" => {
                 let resources = json!({ "cpuMillis": 10, "memoryBytes": 1 << 20 });

@@ -60,7 +60,10 @@ pub const ROWS: &[Row] = &[
     row("template remove i", CHANGE),
     row("template discard DIGEST-OF-NOTHING", Message("DiscardTemplateReply")),
     row("storage register s --directory /srv", CHANGE),
+    row("storage show s", Message("GetStorageReply")),
     row("storage list", Message("ListStoragesReply")),
+    row("storage remove s", CHANGE),
+    row("storage add s --local STORAGE-OF-ITS-OWN", Message("Storage")),
     row("storage remove s", CHANGE),
     row(
         "container create c --template plain --storage shared --memory 1MiB --cpu 10m -- COMMAND",

@@ -295,6 +295,18 @@ pub fn unknown_values(ground: &Ground) {
         row(Ask::RegisterTemplate("t".into(), json!({ "path": "../../etc" })), INVALID, "invalid", "template.path"),
         row(Ask::RegisterTemplate("t".into(), json!({ "digest": "md5:1" })), INVALID, "invalid", "template.digest"),
         row(
+            Ask::RegisterStorage("far".into(), json!({ "local": { "path": "//" } })),
+            INVALID,
+            "invalid-field",
+            "storage.local.path",
+        ),
+        row(
+            Ask::RegisterStorage("far".into(), json!({ "directory": { "path": "/srv/./x" } })),
+            INVALID,
+            "invalid-field",
+            "storage.directory.path",
+        ),
+        row(
             Ask::RegisterStorage("far".into(), json!({ "directory": { "path": "relative" } })),
             INVALID,
             "invalid-field",

@@ -15,8 +15,11 @@ pub use cpu::CPU_OVERCOMMIT;
 
 use super::Rejection;
 use crate::model::container::Container;
+use crate::model::ids::NodeId;
 use crate::model::node::Node;
+use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
+use crate::model::storage::Storage;
 use crate::model::time::WallTime;
 use crate::state::State;
 
@@ -25,7 +28,7 @@ pub(super) struct Seeker<'a> {
     state: &'a State,
     pub container: &'a Container,
     pub template_known: bool,
-    pub storage_known: bool,
+    pub storage: Option<&'a Storage>,
     /// It has room claimed somewhere, which counts as free to it alone.
     may_claim: bool,
 }
@@ -36,7 +39,7 @@ impl<'a> Seeker<'a> {
             state,
             container,
             template_known: state.template(&container.spec.template).is_some(),
-            storage_known: state.storage(&container.spec.storage).is_some(),
+            storage: state.storage(&container.spec.storage).map(|storage| &**storage),
             may_claim: container.assignment().is_some(),
         }
     }
@@ -46,6 +49,11 @@ impl<'a> Seeker<'a> {
         let claimed = self.may_claim && self.state.claim(node.id, self.container.id).is_some();
         let used_by_others = if claimed { used.minus(self.container.spec.resources) } else { used };
         Case { seeker: self, container: self.container, node, used_by_others }
+    }
+
+    /// What `node` said last of what it finds.
+    pub fn report_of(&self, node: NodeId) -> Option<&NodeReport> {
+        self.state.node_report(node).map(|kept| &*kept.report)
     }
 
     pub fn now(&self) -> WallTime {
