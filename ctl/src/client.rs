@@ -183,6 +183,21 @@ impl Client {
         self.outlast(None, call, v1::VerifyTemplateReply::phase, tell).await
     }
 
+    /// Has templates brought to nodes; the same. What was brought is not brought again.
+    pub async fn sync(
+        &self,
+        mut request: v1::SyncTemplatesRequest,
+        tell: impl FnMut(&v1::SyncTemplatesReply),
+    ) -> Result<v1::SyncTemplatesReply, Failure> {
+        let id = self.request_id();
+        request.request_id.clone_from(&id);
+        let call = |channel| {
+            let request = request.clone();
+            async move { TemplateServiceClient::new(channel).sync(request).await }
+        };
+        self.outlast(Some(id), call, v1::SyncTemplatesReply::phase, tell).await
+    }
+
     /// The last message of a call that lasts, and is begun anew when it ends before.
     async fn outlast<R, Made>(
         &self,

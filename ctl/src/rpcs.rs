@@ -118,6 +118,7 @@ rpcs! {
 pub const WATCH: &str = "EventService.Watch";
 pub const IMPORT: &str = "TemplateService.Import";
 pub const VERIFY: &str = "TemplateService.Verify";
+pub const SYNC: &str = "TemplateService.Sync";
 
 macro_rules! paged {
     ($($request:ident: $items:ident;)*) => {

@@ -25,6 +25,7 @@ use crate::hands::Driven;
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Found, JournalError, Keeper, StateLock, Writer};
 use crate::link::{self, Pulse, leader::Leader, members::Members};
+use crate::shelves::Shelves;
 use crate::surroundings::Surroundings;
 use crate::work::{StartOrder, Work};
 use crate::{chain, clock};
@@ -192,7 +193,8 @@ impl Circle {
         // Read before the class is worked out from them: what changes in between is seen at the next look.
         let guard_facts = guarding.link().slot().facts();
         let facts = facts_without_runtimes(config, &guarding, keeper.sum());
-        let hands = Arc::new(Driven::new(config, &identity, &guarding));
+        let shelves = Shelves::default();
+        let hands = Arc::new(Driven::new(config, &identity, &guarding, shelves.clone()));
         let work = Work::new(hands.clone(), inputs.clone(), config.workers, threads.clone());
         follow_exits(&hands, &work, guarding.link()).map_err(start_error("start a thread"))?;
         let prove = {
@@ -212,10 +214,10 @@ impl Circle {
         let members = Members::new(link::hello(&identity), &seeds, inputs.clone(), pulse.clone());
         let leader = {
             let _within = threads.enter();
-            let errands = Errands::start(identity.node).map_err(start_error("start a thread"))?;
+            let errands = Errands::start(identity.node, shelves.clone()).map_err(start_error("start a thread"))?;
             Leader::start(link::hello(&identity), seeds, inputs.clone(), pulse, errands)
         };
-        let surroundings = Surroundings::start(identity.node, inputs.clone(), threads);
+        let surroundings = Surroundings::start(identity.node, inputs.clone(), shelves, threads);
         // A version 4 UUID; its fixed bits keep it from being 0.
         let run = AgentRun(uuid::Uuid::new_v4().as_u64_pair().0);
         let settings = decide::Config {

@@ -7,16 +7,17 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use cluster::NodeId;
 use proto::wire::errand_word::Word;
-use proto::wire::{self, TemplateTreatment, errand, from_agent};
-use template::{Http, ImportError, Imported, Limits, Order, Phase, Policy, Progress, Treat};
+use proto::wire::{self, TemplatePresence as Is, TemplateTreatment, errand, from_agent};
+use template::{Http, ImportError, Imported, Layer, Limits, Order, Phase, Policy, Progress, Treat};
 use tokio::sync::mpsc as words;
 
 use crate::copies;
+use crate::shelves::Shelves;
 
 type Words = words::Sender<wire::FromAgent>;
 
@@ -49,12 +50,13 @@ struct Gone {
 
 impl Errands {
     /// Starts the threads; they end with the last of these and of their sessions.
-    pub fn start(node: NodeId) -> io::Result<Errands> {
+    pub fn start(node: NodeId, shelves: Shelves) -> io::Result<Errands> {
         let lane = |name: &str| -> io::Result<Lane> {
             let (orders, taken) = mpsc::channel::<(wire::Errand, Session)>();
+            let shelves = shelves.clone();
             std::thread::Builder::new().name(name.to_owned()).spawn(move || {
                 for (errand, session) in taken {
-                    session.run(node, errand);
+                    session.run(node, &shelves, errand);
                 }
             })?;
             Ok(orders)
@@ -99,22 +101,31 @@ impl Session {
         gone.all || gone.errands.contains(&errand)
     }
 
-    fn run(&self, node: NodeId, asked: wire::Errand) {
+    fn run(&self, node: NodeId, shelves: &Shelves, asked: wire::Errand) {
         let id = asked.id;
         if self.is_gone(id) {
             return;
         }
         let word = match asked.what {
-            Some(errand::What::ImportTemplate(import)) => self.import(node, id, import),
+            Some(errand::What::ImportTemplate(import)) => self.import(node, shelves, id, import),
             Some(errand::What::SurveyTemplates(asked)) => found_in(asked, |place| Ok(copies::look(place))),
-            Some(errand::What::VerifyTemplates(asked)) => {
-                found_in(asked, |place| copies::verify(place, &mut |progress| self.goes_on(id, progress)))
-            }
+            Some(errand::What::VerifyTemplates(asked)) => found_in(asked, |place| {
+                let found = copies::verify(place, &mut |progress| self.goes_on(id, progress))?;
+                if let Is::Present | Is::Damaged = found.presence() {
+                    let is_whole = found.presence() == Is::Present;
+                    shelves.was_read(Path::new(&place.storage_path), &place.digest, is_whole);
+                }
+                Ok(found)
+            }),
             Some(errand::What::DiscardTemplates(asked)) => {
                 // One whose session is over leaves it to the next.
                 found_in(asked, |place| match self.is_gone(id) {
                     true => Err(ImportError::CalledOff),
-                    false => Ok(copies::discard(place, node)),
+                    false => {
+                        let found = copies::discard(place, node);
+                        shelves.changed();
+                        Ok(found)
+                    }
                 })
             }
             None => failed("unknown-errand", "this agent does not know what it is asked; a newer one may".to_owned()),
@@ -123,7 +134,7 @@ impl Session {
         let _ = self.words.blocking_send(said(id, word));
     }
 
-    fn import(&self, node: NodeId, id: u64, asked: wire::ImportTemplate) -> Word {
+    fn import(&self, node: NodeId, shelves: &Shelves, id: u64, asked: wire::ImportTemplate) -> Word {
         tracing::info!(source = asked.source, storage = asked.storage_path, "imports a template");
         let order = match order(node, &asked) {
             Ok(order) => order,
@@ -132,6 +143,7 @@ impl Session {
         match template::import(&order, &mut |progress| self.goes_on(id, progress)) {
             Ok(imported) => {
                 tracing::info!(digest = %imported.digest, source = asked.source, "template is on the storage");
+                shelves.changed();
                 Word::Imported(imported_there(imported))
             }
             Err(error) => {
@@ -186,6 +198,7 @@ fn order(node: NodeId, asked: &wire::ImportTemplate) -> Result<Order, String> {
         owner: node.to_string(),
         claim: asked.claim.clone(),
         expected,
+        layer: if asked.over_others { Layer::Over } else { Layer::Base },
         policy: Policy {
             set_id: treat(asked.set_id(), usual.set_id),
             capabilities: treat(asked.capabilities(), usual.capabilities),
@@ -241,7 +254,7 @@ mod tests {
             fs::create_dir_all(folder.path().join("tree/bin")).expect("folder");
             fs::create_dir(folder.path().join("storage")).expect("folder");
             fs::write(folder.path().join("tree/bin/app"), "x").expect("write");
-            Room { folder, errands: Errands::start(NodeId(1)).expect("a thread") }
+            Room { folder, errands: Errands::start(NodeId(1), Shelves::default()).expect("a thread") }
         }
 
         fn session(&self) -> (OfSession, words::Receiver<wire::FromAgent>) {
@@ -317,7 +330,6 @@ mod tests {
             answer.found
         };
         let presences = |found: &[wire::TemplateFound]| -> Vec<_> { found.iter().map(|it| it.presence()).collect() };
-        use wire::TemplatePresence as Is;
         let found =
             ask(errand::What::SurveyTemplates, vec![place("storage", ""), place("tree", ""), place("gone", "")]);
         assert_eq!(presences(&found), [Is::Present, Is::Absent, Is::Unreadable]);

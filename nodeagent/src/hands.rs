@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use cluster::agent::WantedSpec;
-use cluster::{BootId, ClusterId, ContainerSpec, Generation, Incarnation, NodeId, OnQuorumLoss, StorageKind};
+use cluster::{BootId, ClusterId, ContainerSpec, Generation, Incarnation, NodeId, OnQuorumLoss, StorageKind, Template};
 use decide::{Shape, Workload};
 use guard::Policy;
 
@@ -26,6 +26,7 @@ use crate::drivers::starters::Starters;
 use crate::drivers::storage::{DirectoryStorage, Storage};
 use crate::guarding::Guarding;
 use crate::identity::Identity;
+use crate::shelves::Shelves;
 use crate::work::{Hands, Key, NotStarted, StartOrder};
 
 /// From a registration to a namespace workloads can be born into; the guard makes one in milliseconds.
@@ -51,6 +52,7 @@ pub struct Driven {
     /// What starts are made with; `None` when nothing works here.
     chosen: OnceLock<Option<Arc<dyn Runtime>>>,
     started: Mutex<BTreeMap<Key, Started>>,
+    shelves: Shelves,
 }
 
 /// What this agent began itself.
@@ -81,7 +83,7 @@ pub struct Proven {
 }
 
 impl Driven {
-    pub fn new(config: &Config, identity: &Identity, guarding: &Guarding) -> Driven {
+    pub fn new(config: &Config, identity: &Identity, guarding: &Guarding, shelves: Shelves) -> Driven {
         let starters = Starters::new(&config.run_dir);
         let path = std::env::var("PATH").unwrap_or_default();
         let oci = |name: &'static str| -> Arc<dyn Runtime> {
@@ -101,6 +103,7 @@ impl Driven {
             runtimes,
             chosen: OnceLock::new(),
             started: Mutex::default(),
+            shelves,
         }
     }
 
@@ -188,21 +191,25 @@ impl Driven {
         Ok(all)
     }
 
-    fn start_spec(&self, order: &StartOrder, area: PathBuf, rootfs: Option<PathBuf>) -> StartSpec {
+    fn start_spec(&self, order: &StartOrder, area: PathBuf, layers: Vec<PathBuf>) -> StartSpec {
         let spec = &order.spec.spec;
         let name = spec.name.to_string();
+        let defaults = || order.spec.layers().rev().map(|template| &template.defaults);
+        let own = Some(&spec.command).into_iter().chain(defaults().map(|defaults| &defaults.command));
+        let command = own.into_iter().find(|command| !command.is_empty());
         StartSpec {
             workload: workload_of(order),
-            command: match (&*spec.command, &*order.spec.template.defaults.command) {
-                ([], []) => vec![INIT.to_owned()],
-                ([], command) | (command, _) => command.iter().map(ToString::to_string).collect(),
+            command: match command {
+                None => vec![INIT.to_owned()],
+                Some(command) => command.iter().map(ToString::to_string).collect(),
             },
-            working_dir: Some(&order.spec.template.defaults.working_dir)
-                .filter(|folder| !folder.is_empty())
+            working_dir: defaults()
+                .map(|defaults| &defaults.working_dir)
+                .find(|folder| !folder.is_empty())
                 .map(ToString::to_string),
             env: self.environment(order, spec, &area),
             private_area: area,
-            rootfs,
+            layers,
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
             hostname: name.clone(),
@@ -210,11 +217,12 @@ impl Driven {
         }
     }
 
-    /// The container's own words above its template's; ours are added, and nobody can pretend them.
+    /// The container's own words above its templates', the later above the earlier; ours are added, and nobody can pretend
+    /// them.
     fn environment(&self, order: &StartOrder, spec: &ContainerSpec, area: &std::path::Path) -> Vec<(String, String)> {
         let mut environment: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
-        let template = &order.spec.template.defaults.environment;
-        environment.extend(template.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let templates = order.spec.layers().flat_map(|template| template.defaults.environment.iter());
+        environment.extend(templates.map(|(name, value)| (name.clone(), value.clone())));
         environment.extend(spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())));
         let ours = [
             ("QUORATE_BOOT", self.boot.to_string()),
@@ -230,6 +238,28 @@ impl Driven {
         environment.into_iter().collect()
     }
 
+    /// As [`StartSpec::layers`] has them; each is there. On the storage of the private area, or on another one where the
+    /// digest says that it is the same.
+    fn layers_of(&self, storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Vec<PathBuf>, runtime::DriverError> {
+        if spec.template.path.is_empty() && spec.applications.is_empty() {
+            return Ok(Vec::new());
+        }
+        let layer = |template: &Template| {
+            if template.path.is_empty() {
+                return Ok(PathBuf::from("/"));
+            }
+            let own = storage.template(&template.path);
+            if own.is_ok() && !self.shelves.is_damaged(storage.path(), &template.digest) {
+                return own;
+            }
+            match self.shelves.elsewhere(storage.path(), template) {
+                Some(other) => DirectoryStorage::new(other).template(&template.path),
+                None => own,
+            }
+        };
+        spec.layers().map(|template| layer(template)).collect()
+    }
+
     fn started(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Started>> {
         self.started.lock().expect("nothing panics while it holds what was started")
     }
@@ -239,10 +269,10 @@ impl Hands for Driven {
     fn start(&self, order: &StartOrder) -> Result<(), NotStarted> {
         let failed = |error: runtime::DriverError| NotStarted::Failed(chain(&error));
         let runtime = self.chosen().map_err(NotStarted::Failed)?;
-        check_command(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
+        check_runtime(runtime.as_ref(), &order.spec).map_err(NotStarted::Failed)?;
         self.await_namespace(order.incarnation, order.policy).map_err(NotStarted::Failed)?;
         let storage = storage_of(&order.spec.storage.kind);
-        let rootfs = rootfs_of(&storage, &order.spec).map_err(failed)?;
+        let layers = self.layers_of(&storage, &order.spec).map_err(failed)?;
         let area = storage.prepare(order.key.0).map_err(failed)?;
         let claim = Claim {
             cluster: self.cluster,
@@ -264,7 +294,7 @@ impl Hands for Driven {
             storage: order.spec.storage.kind.clone(),
         };
         self.started().insert(order.key, started);
-        runtime.start(&self.start_spec(order, area, rootfs)).map_err(failed)
+        runtime.start(&self.start_spec(order, area, layers)).map_err(failed)
     }
 
     fn stop(&self, key: Key, grace: Duration) -> Result<(), String> {
@@ -288,9 +318,9 @@ impl Hands for Driven {
 
     fn prepare(&self, _key: Key, spec: &WantedSpec) -> Result<(), String> {
         let runtime = self.chosen()?;
-        check_command(runtime.as_ref(), spec)?;
+        check_runtime(runtime.as_ref(), spec)?;
         let storage = storage_of(&spec.storage.kind);
-        storage.check().and_then(|()| rootfs_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
+        storage.check().and_then(|()| self.layers_of(&storage, spec).map(drop)).map_err(|error| chain(&error))
     }
 
     /// A plain directory needs nothing that would have to be undone.
@@ -321,18 +351,16 @@ fn storage_of(kind: &StorageKind) -> DirectoryStorage {
     DirectoryStorage::new(kind.path().as_ref())
 }
 
-fn rootfs_of(storage: &DirectoryStorage, spec: &WantedSpec) -> Result<Option<PathBuf>, runtime::DriverError> {
-    match &*spec.template.path {
-        "" => Ok(None),
-        path => storage.template(path).map(Some),
-    }
-}
-
-/// Only a root file system of a template's own has an init to start where no command is given, here or there.
-fn check_command(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
+/// Only a root file system of a template's own has an init to start where no command is given, here or there, and is
+/// something that others can be laid over.
+fn check_runtime(runtime: &dyn Runtime, spec: &WantedSpec) -> Result<(), String> {
     let has_init = runtime.name() != "process" && !spec.template.path.is_empty();
-    if spec.spec.command.is_empty() && spec.template.defaults.command.is_empty() && !has_init {
+    let has_command = !spec.spec.command.is_empty() || spec.layers().any(|it| !it.defaults.command.is_empty());
+    if !has_command && !has_init {
         return Err(format!("it has no command, and with runtime {} its template has no init", runtime.name()));
+    }
+    if runtime.name() == "process" && !spec.applications.is_empty() {
+        return Err("it has application templates, and with runtime process nothing they could be laid over".to_owned());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod hands;
 pub mod errands;
 mod copies;
 mod surroundings;
+pub mod shelves;
 pub mod guarding;
 pub mod journal;
 pub mod control;

@@ -359,6 +359,7 @@ mod tests {
             restart: RestartPolicy::default(),
             on_quorum_loss: OnQuorumLoss::Stop,
             stop_grace: Profile::Fast.terms().lease,
+            application_templates: Arc::default(),
         };
         let template = Template {
             name: name(),
@@ -381,6 +382,7 @@ mod tests {
                 spec: Arc::new(spec),
                 template: Arc::new(template),
                 storage: Arc::new(storage),
+                applications: Arc::default(),
             }),
         }
     }

@@ -148,7 +148,7 @@ impl Node {
             ],
             private_area: area,
             working_dir: None,
-            rootfs: None,
+            layers: Vec::new(),
             cpu_millis: 500,
             memory_bytes: 64 << 20,
             hostname: format!("host-{container}"),
@@ -315,7 +315,7 @@ fn fake_keeps_the_contract() {
         env: Vec::new(),
         private_area: PathBuf::new(),
         working_dir: None,
-        rootfs: None,
+        layers: Vec::new(),
         cpu_millis: 0,
         memory_bytes: 0,
         hostname: String::new(),
@@ -394,7 +394,7 @@ fn an_oci_container_is_boxed_in(name: &str) {
         mount -t tmpfs none /sys 2>/dev/null && echo mounted
         grep memory: /proc/self/cgroup
         while :; do sleep 1; done";
-    let spec = StartSpec { rootfs: Some(root.clone()), ..node.spec(1, 1, script) };
+    let spec = StartSpec { layers: vec![root.clone()], ..node.spec(1, 1, script) };
     std::fs::write(spec.private_area.join(".quorate/claim"), "ours").expect("write");
     runtime.start(&spec).expect("start");
     until("it has looked around", || node.wrote(1, "seen").contains("caps"));

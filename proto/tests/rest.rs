@@ -48,6 +48,12 @@ impl TemplateService for Mirror {
         Ok(Reply::new(tokio_stream::empty()))
     }
 
+    type SyncStream = tokio_stream::Empty<Result<v1::SyncTemplatesReply, Status>>;
+
+    async fn sync(&self, _: Call<v1::SyncTemplatesRequest>) -> Result<Reply<Self::SyncStream>, Status> {
+        Ok(Reply::new(tokio_stream::empty()))
+    }
+
     async fn inventory(
         &self,
         _: Call<v1::TemplateInventoryRequest>,

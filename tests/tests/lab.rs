@@ -3,12 +3,14 @@
 //! Needs root, iproute2, util-linux and crun or runc; says so where it cannot run. Each prints its figures:
 //! `cargo nextest run -p tests --features lab --test lab --no-capture`.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
 use tests::lab::history::Fault;
 use tests::lab::world::{self, End, tell, tell_until};
 use tests::lab::{BUSY, Container, DECISION, LEASE_AND_KILL, Lab, WAIT, figures, longest, now_ns};
@@ -248,7 +250,11 @@ fn a_template_is_imported_once_and_containers_run_from_it_on_every_node() {
         assert_eq!(again["wasThere"], true, "{again}");
         assert_eq!(again["template"]["digest"], first["template"]["digest"]);
 
-        let kept = || (listed(&shared.join("templates")), lab.ctl(&["template", "list"])["templates"].clone());
+        let kept = || {
+            let templates = lab.ctl(&["template", "list"])["templates"].as_array().cloned().unwrap_or_default();
+            let digests: Vec<Value> = templates.iter().map(|it| json!([it["name"], it["digest"]])).collect();
+            (listed(&shared.join("templates")), digests)
+        };
         let before = kept();
         let wrong = format!("sha256:{}", "0".repeat(64));
         let refused = import("wrong", &archive, &["--digest", &wrong]).expect_err("another digest was expected");
@@ -267,6 +273,37 @@ fn a_template_is_imported_once_and_containers_run_from_it_on_every_node() {
         let refused = lab.try_ctl(&["template", "remove", "packed"]).expect_err("containers use it");
         assert!(refused.contains("2 containers"), "{refused}");
         lab.ctl(&["template", "remove", "copied"]);
+    });
+}
+
+#[test]
+fn application_templates_move_with_their_container() {
+    tell("application_templates_move_with_their_container", |lab| {
+        let shared = lab.dir.join("shared");
+        std::fs::write(shared.join("templates/demo/etc-which"), "os").expect("written");
+        for (name, files) in [("lower", ["etc-which", "lower"]), ("upper", ["etc-which", "upper"])] {
+            let tree = lab.dir.join(name);
+            std::fs::create_dir(&tree).expect("a folder");
+            files.iter().for_each(|file| std::fs::write(tree.join(file), name).expect("written"));
+            let source = tree.display().to_string();
+            lab.ctl(&["template", "import", name, "--kind", "application", "--storage", "shared", "--from", &source]);
+        }
+        let names = lab.run_layered("demo", &["lower", "upper"], "node-1", "layered", 2);
+        let seen = |node: &str| {
+            let read = |root: &Path, file: &str| std::fs::read_to_string(root.join(file)).unwrap_or_default();
+            let roots = lab.witnesses_on(node).into_iter().map(|it| PathBuf::from(format!("/proc/{}/root", it.pid)));
+            roots.map(|root| ["etc-which", "lower", "upper"].map(|file| read(&root, file))).collect::<Vec<_>>()
+        };
+        let wanted = vec![["upper", "lower", "upper"].map(str::to_owned); 2];
+        assert_eq!(seen("node-1"), wanted);
+        let cut = now_ns();
+        lab.dev("kill", &["node-1"]);
+        let back = lab.await_elsewhere(&names, "node-1", cut);
+        println!("two layers over one: failover {}", figures(back_after(lab, &back, cut)));
+        let nodes: BTreeSet<&str> = back.iter().map(|container| container.node.as_str()).collect();
+        let everywhere: Vec<_> = nodes.into_iter().flat_map(seen).collect();
+        assert_eq!(everywhere, wanted);
+        lab.assert_single_runner(&names);
     });
 }
 

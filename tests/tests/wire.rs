@@ -183,6 +183,7 @@ fn agent_hears() -> Vec<to_agent::Message> {
         devices: wire::TemplateTreatment::LeaveOut.into(),
         fifos: wire::TemplateTreatment::Refuse.into(),
         claim: "ab/1".into(),
+        over_others: false,
     };
     let place = wire::TemplatePlace {
         storage_path: "/srv/quorate".into(),

@@ -2,12 +2,13 @@
 //! Spoken by `replica` and `decide`; `proto` carries it. Source: safety.md, "Quorum leases" and "Epochs".
 //! Absent: no addresses and no secrets, who speaks is the connection's matter.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::command::{Registration, Report};
 use crate::model::container::{Container, ContainerSpec, OnQuorumLoss};
 use crate::model::fence::{FencingClass, Proof};
-use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, NodeId, Revision};
+use crate::model::ids::{BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Name, NodeId, Revision};
 use crate::model::lease::LeaseTerms;
 use crate::model::report::NodeReport;
 use crate::model::storage::Storage;
@@ -148,11 +149,29 @@ pub struct DesiredSet {
 pub struct Watch {
     /// By name, ascending.
     pub storages: Vec<Arc<Storage>>,
+    /// Those that have files, to be looked for on every storage. By name, ascending.
+    pub templates: Vec<WatchedTemplate>,
+}
+
+/// As much of a template as it takes to look for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedTemplate {
+    pub name: Name,
+    pub digest: Arc<str>,
+    pub path: Arc<str>,
+    pub registered: Revision,
 }
 
 impl Watch {
     pub fn of(state: &State) -> Watch {
-        Watch { storages: state.storages().cloned().collect() }
+        let templates = state.templates().filter(|template| !template.path.is_empty());
+        let watched = |template: &Arc<Template>| WatchedTemplate {
+            name: template.name.clone(),
+            digest: Arc::clone(&template.digest),
+            path: Arc::clone(&template.path),
+            registered: template.registered,
+        };
+        Watch { storages: state.storages().cloned().collect(), templates: templates.map(watched).collect() }
     }
 }
 
@@ -178,23 +197,47 @@ pub enum Wanted {
 }
 
 /// What it takes to start a container, looked up by the leader so that the agent needs no state of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedSpec {
     pub container: ContainerId,
     pub spec: Arc<ContainerSpec>,
     pub template: Arc<Template>,
     pub storage: Arc<Storage>,
+    /// Laid over the template, the lowest first.
+    pub applications: Arc<[Arc<Template>]>,
+}
+
+/// One without applications has the digest it always had.
+impl Hash for WantedSpec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let WantedSpec { container, spec, template, storage, applications } = self;
+        (container, spec, template, storage).hash(state);
+        if !applications.is_empty() {
+            applications.hash(state);
+        }
+    }
 }
 
 impl WantedSpec {
-    /// What a node needs to know to start `container`; `None` if its template or storage is no longer registered.
+    /// What a node needs to know to start `container`; `None` if a template or its storage is no longer registered.
     pub fn of(state: &State, container: &Container) -> Option<WantedSpec> {
+        let spec = &container.spec;
         Some(WantedSpec {
             container: container.id,
-            spec: container.spec.clone(),
-            template: state.template(&container.spec.template)?.clone(),
-            storage: state.storage(&container.spec.storage)?.clone(),
+            spec: spec.clone(),
+            template: state.template(&spec.template)?.clone(),
+            storage: state.storage(&spec.storage)?.clone(),
+            applications: spec
+                .application_templates
+                .iter()
+                .map(|name| state.template(name).cloned())
+                .collect::<Option<_>>()?,
         })
+    }
+
+    /// Every template it is made of, the lowest first.
+    pub fn layers(&self) -> impl DoubleEndedIterator<Item = &Arc<Template>> {
+        std::iter::once(&self.template).chain(self.applications.iter())
     }
 }
 

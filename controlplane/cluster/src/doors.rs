@@ -234,7 +234,9 @@ impl Derived {
 
     fn enter_container(&mut self, container: &Container) {
         self.container_names.insert(container.spec.name.clone(), container.id);
-        *self.template_uses.entry(container.spec.template.clone()).or_default() += 1;
+        for template in container.spec.templates() {
+            *self.template_uses.entry(template.clone()).or_default() += 1;
+        }
         *self.storage_uses.entry(container.spec.storage.clone()).or_default() += 1;
         self.hash.add(Room::Spec, &container.id, &container.spec);
         self.hash.add(Room::Annotations, &container.id, &container.annotations);
@@ -244,7 +246,7 @@ impl Derived {
 
     fn leave_container(&mut self, container: &Container) {
         self.container_names.remove(&container.spec.name);
-        one_less(&mut self.template_uses, &container.spec.template);
+        container.spec.templates().for_each(|template| one_less(&mut self.template_uses, template));
         one_less(&mut self.storage_uses, &container.spec.storage);
         self.hash.remove(Room::Spec, &container.id, &container.spec);
         self.hash.remove(Room::Annotations, &container.id, &container.annotations);

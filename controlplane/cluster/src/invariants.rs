@@ -169,9 +169,11 @@ fn sound_node(state: &State, node: &Node, found: &mut Found) {
 
 fn sound_container(state: &State, container: &Container, found: &mut Found) {
     let id = container.id;
-    found.unless(state.template(&container.spec.template).is_some(), "NothingUsedIsGone", || {
-        format!("{id} uses template {}, which is gone", container.spec.template)
-    });
+    for template in container.spec.templates() {
+        found.unless(state.template(template).is_some(), "NothingUsedIsGone", || {
+            format!("{id} uses template {template}, which is gone")
+        });
+    }
     found.unless(state.storage(&container.spec.storage).is_some(), "NothingUsedIsGone", || {
         format!("{id} uses storage {}, which is gone", container.spec.storage)
     });

@@ -32,6 +32,7 @@ pub use model::container::*;
 pub use model::decision::*;
 pub use model::fence::*;
 pub use model::ids::*;
+pub use model::inventory::*;
 pub use model::lease::*;
 pub use model::member::*;
 pub use model::node::*;

@@ -12,6 +12,7 @@ use crate::digest::StateHash;
 use crate::model::container::{Container, Status};
 use crate::model::decision::Decision;
 use crate::model::ids::{ClusterId, ContainerId, Generation, MemberId, Name, NodeId, Revision};
+use crate::model::inventory::TemplateSight;
 use crate::model::member::{Member, Membership};
 use crate::model::node::Node;
 use crate::model::report::KeptReport;
@@ -281,6 +282,16 @@ impl State {
 
     pub fn templates(&self) -> impl Iterator<Item = &Arc<Template>> {
         self.truth.templates.values()
+    }
+
+    /// Whether `node` finds a template's files on any storage, as it said in its present incarnation.
+    pub fn sight(&self, node: &Node, template: &Template) -> TemplateSight {
+        let kept = self.node_report(node.id).filter(|kept| node.up() == Some(kept.incarnation));
+        let on = |storage: &Arc<Storage>| kept.map(|kept| kept.report.templates.sight(template, storage));
+        self.storages()
+            .map(|storage| on(storage).unwrap_or(TemplateSight::Unknown))
+            .min()
+            .unwrap_or(TemplateSight::Unknown)
     }
 
     pub fn storage(&self, name: &Name) -> Option<&Arc<Storage>> {

@@ -11,9 +11,11 @@ use crate::model::container::*;
 use crate::model::decision::{Decision, Trigger};
 use crate::model::fence::{FenceCause, FencingClass, Proof};
 use crate::model::ids::*;
+use crate::model::inventory::{Inventory, Shelf};
 use crate::model::lease::Profile;
 use crate::model::member::Member;
 use crate::model::node::{Health, NodeFacts, Role};
+use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
 use crate::model::storage::StorageKind;
@@ -74,6 +76,7 @@ pub fn spec(text: &str) -> ContainerSpec {
         restart: RestartPolicy::default(),
         on_quorum_loss: OnQuorumLoss::Stop,
         stop_grace: Span::seconds(30),
+        application_templates: Arc::default(),
     }
 }
 
@@ -91,15 +94,7 @@ impl Story {
         };
         let state = State::bootstrap(bootstrap);
         let mut story = Story { state, now: WallTime(1_000_000), suspects: BTreeSet::new(), events: Vec::new() };
-        story.done(Command::RegisterTemplate {
-            name: name("debian"),
-            version: "12".into(),
-            digest: "".into(),
-            kind: TemplateKind::Os,
-            path: "".into(),
-            bytes: 0,
-            defaults: Default::default(),
-        });
+        story.template("debian", TemplateKind::Os, "");
         let kind = StorageKind::Directory { path: "/srv/shared".into() };
         story.done(Command::RegisterStorage { name: name("shared"), kind });
         story
@@ -113,6 +108,25 @@ impl Story {
         }
         story.node(Role::Standby, 8);
         story
+    }
+
+    pub fn template(&mut self, called: &str, kind: TemplateKind, path: &str) {
+        let (name, version, path) = (name(called), "12".into(), path.into());
+        let defaults = Default::default();
+        self.done(Command::RegisterTemplate { name, version, digest: "".into(), kind, path, bytes: 0, defaults });
+    }
+
+    /// `node` says what it finds on storages: which templates are whole, which damaged; all others it looked for in vain.
+    pub fn reports_templates(&mut self, node: NodeId, shelves: &[(&str, &[&str], &[&str])]) {
+        let names = |names: &[&str]| names.iter().map(|text| name(text)).collect();
+        let seen = self.state.revision();
+        let shelf = |(storage, present, damaged): &(&str, &[&str], &[&str])| {
+            (name(storage), Shelf { seen, present: names(present), damaged: names(damaged) })
+        };
+        let templates = Inventory { shelves: Arc::new(shelves.iter().map(shelf).collect()) };
+        let report = Arc::new(NodeReport { templates, ..NodeReport::default() });
+        let incarnation = self.health(node).incarnation();
+        self.done(Command::ReportNode { node, incarnation, report });
     }
 
     /// A new node that has joined and registered; its boot id is its number.

@@ -31,10 +31,10 @@ const PLACES_MAX: usize = 1_000;
 pub type Replies = errands::Replies<v1::VerifyTemplateReply>;
 
 /// A place on a storage, and the storage's name.
-type Place = (Name, wire::TemplatePlace);
+pub type Place = (Name, wire::TemplatePlace);
 
 /// Where `path` would be, on `only` or on every storage, by name.
-fn places(state: &State, only: Option<&Name>, path: &str, digest: &str) -> Vec<Place> {
+pub fn places(state: &State, only: Option<&Name>, path: &str, digest: &str) -> Vec<Place> {
     let storages = state.storages().filter(|storage| only.is_none_or(|only| storage.name == *only));
     let place = |storage: &Arc<cluster::Storage>| {
         let folder = storage.kind.path();
@@ -49,7 +49,7 @@ fn places(state: &State, only: Option<&Name>, path: &str, digest: &str) -> Vec<P
     storages.map(place).collect()
 }
 
-fn orders(places: &[Place]) -> wire::TemplatePlaces {
+pub fn orders(places: &[Place]) -> wire::TemplatePlaces {
     wire::TemplatePlaces { places: places.iter().map(|(_, place)| place.clone()).collect() }
 }
 
@@ -80,7 +80,7 @@ fn given(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-fn template<'s>(state: &'s State, text: &str) -> Result<&'s Arc<Template>, Problem> {
+pub fn template<'s>(state: &'s State, text: &str) -> Result<&'s Arc<Template>, Problem> {
     let name = Name::new(text).map_err(|error| Problem::invalid("template", error.to_string()))?;
     let missing = || {
         ConvertError::not_found("template", format!("there is no template {name}"))
@@ -89,7 +89,7 @@ fn template<'s>(state: &'s State, text: &str) -> Result<&'s Arc<Template>, Probl
     Ok(state.template(&name).ok_or_else(missing)?)
 }
 
-fn storage(state: &State, text: &str) -> Result<Name, Problem> {
+pub fn storage(state: &State, text: &str) -> Result<Name, Problem> {
     let name = Name::new(text).map_err(|error| Problem::invalid("storage", error.to_string()))?;
     let missing = || {
         ConvertError::not_found("storage", format!("there is no storage {name}"))
@@ -103,7 +103,7 @@ fn node<'s>(state: &'s State, text: &str) -> Result<Option<&'s Arc<Node>>, Probl
 }
 
 /// One errand about places; what was found, in their order.
-async fn found(node: &Name, awaited: &mut Awaited, count: usize) -> Result<Vec<wire::TemplateFound>, Problem> {
+pub async fn found(node: &Name, awaited: &mut Awaited, count: usize) -> Result<Vec<wire::TemplateFound>, Problem> {
     loop {
         match awaited.next().await {
             Some(Word::Progress(_)) => {}
@@ -286,7 +286,7 @@ pub async fn discard(
         let state = seated.handle.read().await?;
         let node = node(&state, &asked.node)?;
         // Where every version so far has put what it imported.
-        let mut places = places(&state, None, &format!("templates/sha256-{hex}/rootfs"), &asked.digest);
+        let mut places = places(&state, None, &Template::imported_path(hex), &asked.digest);
         let (node, mut awaited) =
             errands::ask(&seated.sessions, &state, node, || errand::What::SurveyTemplates(orders(&places)))?;
         let seen = found(&node.name, &mut awaited, places.len()).await?;

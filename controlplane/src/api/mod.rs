@@ -15,6 +15,7 @@ mod events;
 mod errands;
 mod imports;
 mod copies;
+mod syncs;
 pub mod sessions;
 pub mod agent;
 mod peer;

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::door::Door;
 use super::imports::{self, Replies};
 use super::page::Page;
-use super::{change, copies};
+use super::{change, copies, syncs};
 
 #[derive(Clone)]
 pub struct Templates(pub Door);
@@ -29,6 +29,12 @@ impl TemplateService for Templates {
 
     async fn verify(&self, call: Request<v1::VerifyTemplateRequest>) -> Result<Response<copies::Replies>, Status> {
         copies::verify(&self.0, call).await
+    }
+
+    type SyncStream = syncs::Replies;
+
+    async fn sync(&self, call: Request<v1::SyncTemplatesRequest>) -> Result<Response<syncs::Replies>, Status> {
+        syncs::sync(&self.0, call).await
     }
 
     async fn inventory(
@@ -60,7 +66,7 @@ impl TemplateService for Templates {
                     let after = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
                     let found = state.templates().filter(|template| after(template.name.as_str()));
                     let mut templates: Vec<_> =
-                        found.take(page.size + 1).map(|template| view::template(template)).collect();
+                        found.take(page.size + 1).map(|template| view::template_where(state, template)).collect();
                     let page = page.cut(&mut templates, |template| template.name.clone());
                     Ok(v1::ListTemplatesReply { templates, page: Some(page), revision: state.revision().0 })
                 },

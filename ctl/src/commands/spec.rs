@@ -13,6 +13,9 @@ pub struct Spec {
     /// Name of a registered template
     #[arg(long)]
     template: String,
+    /// Name of a registered application template that is laid over it; repeat it for the next one above
+    #[arg(long = "app", value_name = "NAME")]
+    apps: Vec<String>,
     /// Name of the registered storage that holds its private area
     #[arg(long)]
     storage: String,
@@ -117,6 +120,7 @@ impl Spec {
             on_quorum_loss: on_quorum_loss as i32,
             storage: self.storage,
             stop_grace_ms: self.stop_grace,
+            application_templates: self.apps,
         })
     }
 }
@@ -142,7 +146,7 @@ mod tests {
     fn every_flag_reaches_its_field() {
         let flags = "-e A=1 --env B=x=y --annotation team=db --class best-effort --priority 700 --possible-owner n1,n2 \
                      --possible-owner n3 --preferred-owner n1,n2 --preferred-owner n3 --restart on-failure:5/10m \
-                     --on-quorum-loss keep --stop-grace 10s -- serve --port 80";
+                     --on-quorum-loss keep --stop-grace 10s --app web --app shop -- serve --port 80";
         let spec = parse(flags).expect("parsed").message().expect("a spec");
         assert_eq!((spec.name.as_str(), spec.template.as_str(), spec.storage.as_str()), ("web", "t", "s"));
         assert_eq!(spec.resources, Some(v1::Resources { cpu_millis: 500, memory_bytes: 512 << 20 }));
@@ -155,6 +159,7 @@ mod tests {
         assert_eq!(spec.restart.as_ref().and_then(|it| it.max), Some(5));
         assert_eq!((spec.on_quorum_loss(), spec.stop_grace_ms), (v1::OnQuorumLoss::Keep, Some(10_000)));
         assert_eq!(spec.command, ["serve", "--port", "80"]);
+        assert_eq!(spec.application_templates, ["web", "shop"]);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Templates: what containers are made of.
 
 mod copies;
-
-use std::collections::BTreeMap;
+mod sync;
 
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
@@ -62,7 +61,7 @@ pub enum Template {
         #[arg(long)]
         plain_http: bool,
     },
-    /// The templates, by name, and the nodes that lack them
+    /// The templates, by name, and the nodes that have said that they lack them, or have not looked yet (?)
     #[command(visible_alias = "ls")]
     List {
         /// Answer from what the member asked has applied, also without a majority
@@ -81,6 +80,11 @@ pub enum Template {
         #[arg(long, default_value = "", hide_default_value = true)]
         node: String,
     },
+    /// Brings imported templates to the nodes that lack them on a storage; exits with an error where one still does
+    ///
+    /// Each node copies from another storage it finds them on, and keeps what has the right digest. Repeat it after it was
+    /// broken off: what is there is not brought again.
+    Sync(sync::Sync),
     /// Forgets a template that no container uses, and removes its files if it was imported and no other template shares them
     Remove {
         name: String,
@@ -169,19 +173,14 @@ pub async fn run(session: &Session, verb: Template) -> Result<()> {
         Template::List { stale } => {
             let request = v1::ListTemplatesRequest { page: None, stale };
             let reply = session.client.ask_all(request).await.context("list the templates")?;
-            // Programs ask for an inventory where they want one: it takes as long as the slowest node.
-            let missing = match !session.format.is_for_programs() && !stale {
-                true => copies::missing(session).await,
-                false => None,
-            };
-            session
-                .print("ListTemplatesReply", &reply, || shown(&reply.templates, missing.as_ref(), session.is_wide()));
+            session.print("ListTemplatesReply", &reply, || shown(&reply.templates, session.is_wide()));
             Ok(())
         }
         Template::Show { name } => copies::show(session, &name).await,
         Template::Verify { name, storage, node } => {
             copies::verify(session, v1::VerifyTemplateRequest { template: name, storage, node }).await
         }
+        Template::Sync(wanted) => sync::run(session, wanted).await,
         Template::Remove { name, keep_files } => {
             let digest = if keep_files { None } else { copies::unshared(session, &name).await? };
             let request = v1::RemoveTemplateRequest { request_id: String::new(), template: name.clone() };
@@ -264,8 +263,7 @@ fn imported(reply: &v1::ImportTemplateReply) -> String {
     lines.join("\n")
 }
 
-/// `missing`: by template, the nodes that have it on no storage.
-fn shown(templates: &[v1::Template], missing: Option<&BTreeMap<String, String>>, wide: bool) -> String {
+fn shown(templates: &[v1::Template], wide: bool) -> String {
     let rows = templates.iter().map(|template| {
         let mut row = vec![
             template.name.clone(),
@@ -274,17 +272,50 @@ fn shown(templates: &[v1::Template], missing: Option<&BTreeMap<String, String>>,
             dash(&template.path),
             if template.bytes == 0 { dash("") } else { memory(template.bytes) },
             dash(&template.digest),
+            dash(&lacking(template, wide)),
         ];
-        row.extend(missing.map(|missing| dash(missing.get(&template.name).map_or("", String::as_str))));
         if wide {
             row.push(template.registered_revision.to_string());
         }
         row
     });
-    let mut headings = vec!["name", "kind", "version", "path", "size", "digest"];
-    headings.extend(missing.map(|_| "missing on"));
+    let mut headings = vec!["name", "kind", "version", "path", "size", "digest", "missing on"];
     if wide {
         headings.push("since revision");
     }
     table(&headings, rows)
+}
+
+/// The nodes that do not have it, as they reported; one that has not said yet with a question mark.
+fn lacking(template: &v1::Template, wide: bool) -> String {
+    const NAMED: usize = 3;
+    let missing = template.missing_on.iter().cloned();
+    let damaged = template.damaged_on.iter().map(|node| format!("{node} (damaged)"));
+    let unknown = template.unknown_on.iter().map(|node| format!("{node}?"));
+    let mut all: Vec<String> = missing.chain(damaged).chain(unknown).collect();
+    if !wide && all.len() > NAMED {
+        let more = all.len() - NAMED;
+        all.truncate(NAMED);
+        all.push(format!("and {more} more"));
+    }
+    all.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_lack_it_are_named_the_certain_ones_first() {
+        let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
+        let template = v1::Template {
+            missing_on: names(&["n-2"]),
+            damaged_on: names(&["n-1"]),
+            unknown_on: names(&["n-3", "n-4"]),
+            ..v1::Template::default()
+        };
+        assert_eq!(lacking(&template, true), "n-2, n-1 (damaged), n-3?, n-4?");
+        assert_eq!(lacking(&template, false), "n-2, n-1 (damaged), n-3?, and 1 more");
+        assert_eq!(lacking(&v1::Template::default(), false), "");
+    }
 }

@@ -29,9 +29,10 @@ pub const VERBS: &[(&str, &[&str])] = &[
     ("node remove n", &["NodeService.Remove"]),
     ("template register t", &["TemplateService.Register"]),
     ("template import t --from /srv/t.tar --storage s", &[IMPORT]),
-    ("template list", &["TemplateService.List", "TemplateService.Inventory"]),
+    ("template list", &["TemplateService.List"]),
     ("template show t", &["TemplateService.List", "TemplateService.Inventory"]),
     ("template verify t", &[VERIFY]),
+    ("template sync t --storage s", &[SYNC]),
     ("template remove t", &["TemplateService.List", "TemplateService.Remove"]),
     ("template discard sha256:0", &["TemplateService.Discard"]),
     ("storage register s --directory /srv", &["StorageService.Register"]),
@@ -63,6 +64,7 @@ pub const VERBS: &[(&str, &[&str])] = &[
 const WATCH: &str = crate::rpcs::WATCH;
 const IMPORT: &str = crate::rpcs::IMPORT;
 const VERIFY: &str = crate::rpcs::VERIFY;
+const SYNC: &str = crate::rpcs::SYNC;
 
 /// Every method some verb calls, as `NodeService.Drain`, in order, once.
 pub fn called() -> Vec<&'static str> {

@@ -16,7 +16,10 @@ fn shared() -> Name {
 
 fn found(fault: &str) -> Input {
     let finding = StorageFinding { fault: fault.into(), ..StorageFinding::default() };
-    Input::Finds(Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(shared(), finding)])) }))
+    Input::Finds(Arc::new(NodeReport {
+        storages: Arc::new(BTreeMap::from([(shared(), finding)])),
+        ..NodeReport::default()
+    }))
 }
 
 fn finds(effects: &[Effect]) -> Vec<String> {
@@ -68,7 +71,7 @@ fn watch_of_an_accepted_set_is_ordered_when_it_is_new() {
     let mut bench = Bench::leased();
     let kind = StorageKind::Directory { path: "/srv".into() };
     let storage = Arc::new(Storage { name: shared(), kind, registered: Revision(2) });
-    let watch = Arc::new(Watch { storages: vec![storage] });
+    let watch = Arc::new(Watch { storages: vec![storage], ..Watch::default() });
     let set = |bench: &Bench, revision| DesiredSet { watch: watch.clone(), ..bench.set(revision, &[]) };
     let first = set(&bench, 10);
     assert!(has(&bench.push(first), "watch shared"));

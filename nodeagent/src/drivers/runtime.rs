@@ -42,8 +42,9 @@ pub struct StartSpec {
     pub private_area: PathBuf,
     /// Where it starts in its root file system; `None` is the private area. `process` always starts there.
     pub working_dir: Option<String>,
-    /// Root file system of the template; `None` is the node's own.
-    pub rootfs: Option<PathBuf>,
+    /// What the root file system is made of, the lowest first: the OS template, then its application templates in their
+    /// order. Empty is the node's own root.
+    pub layers: Vec<PathBuf>,
     /// 0 is no limit.
     pub cpu_millis: u64,
     /// 0 is no limit.

@@ -36,6 +36,10 @@ impl DirectoryStorage {
         DirectoryStorage { path: path.into() }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Root file system of a template at `path`, relative to this storage. Errs when it leads out of it.
     pub fn template(&self, path: &str) -> Result<PathBuf, DriverError> {
         let relative = Path::new(path);

@@ -5,8 +5,10 @@
 mod areas;
 mod probe;
 mod storages;
+mod templates;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cluster::agent::Watch;
 use cluster::{NodeId, NodeReport};
@@ -14,17 +16,31 @@ use decide::Input;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::shelves::Shelves;
+
+/// Manifests are read: seldom enough for a share that a thousand nodes look at. Whoever brings a template says so at once.
+const TEMPLATES_PACE: storages::Pace = storages::Pace { every: Duration::from_secs(15), ..storages::Pace::USUAL };
+
 /// Everybody who looks at something. Ends when dropped.
 pub struct Surroundings {
     watch: watch::Sender<Arc<Watch>>,
 }
 
 impl Surroundings {
-    pub fn start(node: NodeId, inputs: mpsc::UnboundedSender<Input>, threads: &Handle) -> Surroundings {
+    /// What is found of templates is also told to `shelves`.
+    pub fn start(
+        node: NodeId,
+        inputs: mpsc::UnboundedSender<Input>,
+        shelves: Shelves,
+        threads: &Handle,
+    ) -> Surroundings {
         let (watch, watched) = watch::channel(Arc::default());
         let findings = Findings { report: Arc::default(), inputs };
         let look: storages::Look = Arc::new(move |storage, areas| probe::storage(storage, areas, node));
-        threads.spawn(storages::attend(watched, findings, look, storages::Pace::USUAL));
+        threads.spawn(storages::attend(watched.clone(), findings.clone(), look, storages::Pace::USUAL));
+        let seen = shelves.clone();
+        let look: templates::Look = Arc::new(move |storage, wanted| templates::look(storage, wanted, &seen));
+        threads.spawn(templates::attend(watched, findings, shelves, look, TEMPLATES_PACE));
         Surroundings { watch }
     }
 

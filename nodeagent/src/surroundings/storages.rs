@@ -244,14 +244,14 @@ mod tests {
         let (inputs, mut heard) = mpsc::unbounded_channel();
         let (watch, watched) = watch::channel(Arc::new(Watch::default()));
         tokio::spawn(attend(watched, Findings { report: Arc::default(), inputs }, look, FAST));
-        watch.send_replace(Arc::new(Watch { storages: vec![storage("hung"), storage("well")] }));
+        watch.send_replace(Arc::new(Watch { storages: vec![storage("hung"), storage("well")], ..Watch::default() }));
         let report = until(&mut heard, |report| usable(report, "hung") == Some(false)).await;
         assert_eq!(usable(&report, "well"), Some(true));
         hang.send(()).expect("it waits");
         until(&mut heard, |report| usable(report, "hung") == Some(true)).await;
         // Nobody holds it up from here on.
         drop(hang);
-        watch.send_replace(Arc::new(Watch { storages: vec![storage("well")] }));
+        watch.send_replace(Arc::new(Watch { storages: vec![storage("well")], ..Watch::default() }));
         until(&mut heard, |report| usable(report, "hung").is_none()).await;
     }
 
@@ -264,7 +264,8 @@ mod tests {
             Probed { fault: failed.then(|| "it is gone".to_owned()), ..fine() }
         });
         let (inputs, mut heard) = mpsc::unbounded_channel();
-        let (_watch, watched) = watch::channel(Arc::new(Watch { storages: vec![storage("shared")] }));
+        let (_watch, watched) =
+            watch::channel(Arc::new(Watch { storages: vec![storage("shared")], ..Watch::default() }));
         let mut first = watched.clone();
         first.mark_changed();
         tokio::spawn(attend(first, Findings { report: Arc::default(), inputs }, look, FAST));

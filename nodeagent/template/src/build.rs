@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::beneath::{Beneath, kind_of, made};
 use crate::error::{Bad, ImportError};
 use crate::path::{Inside, escaped};
-use crate::policy::{Limits, Policy, Treat};
+use crate::policy::{Layer, Limits, Policy, Treat};
 use crate::progress::Meter;
 use crate::room;
 
@@ -74,6 +74,7 @@ pub type LeftOut = BTreeMap<String, u64>;
 pub struct Build<'a, 'm> {
     beneath: Beneath,
     policy: Policy,
+    is_a: Layer,
     limits: Limits,
     pub meter: &'a Meter<'m>,
     origin: Origin,
@@ -90,10 +91,11 @@ pub struct Build<'a, 'm> {
 }
 
 impl<'a, 'm> Build<'a, 'm> {
-    pub fn new(beneath: Beneath, policy: Policy, limits: Limits, meter: &'a Meter<'m>) -> Build<'a, 'm> {
+    pub fn new(beneath: Beneath, is_a: Layer, policy: Policy, limits: Limits, meter: &'a Meter<'m>) -> Build<'a, 'm> {
         Build {
             beneath,
             policy,
+            is_a,
             limits,
             meter,
             origin: Origin::Whole,
@@ -396,6 +398,10 @@ impl<'a, 'm> Build<'a, 'm> {
             return Err(Bad::Whiteout);
         }
         let gone = if name == OPAQUE {
+            if self.is_a == Layer::Over {
+                // Image builders write it for every new folder; what it says of this image's own layers is done.
+                self.leave_out("a mark that nothing beneath a folder is seen");
+            }
             match self.beneath.look(folder)?.map(|stat| kind_of(&stat)) {
                 Some(FileType::Directory) => {}
                 Some(_) => return Err(Bad::ThroughFile),
@@ -408,7 +414,11 @@ impl<'a, 'm> Build<'a, 'm> {
             if matches!(name, b"" | b"." | b"..") || name.starts_with(WHITEOUT) {
                 return Err(Bad::WhiteoutName);
             }
-            vec![folder.join(name)?]
+            let path = folder.join(name)?;
+            if self.is_a == Layer::Over && self.beneath.look(&path)?.is_none() {
+                return Err(Bad::WhiteoutBeneath);
+            }
+            vec![path]
         };
         for path in gone {
             self.forget(&path)?;

@@ -128,6 +128,10 @@ pub enum Bad {
     Whiteout,
     #[error("a mark of an image's layer that removes nothing that can be there")]
     WhiteoutName,
+    #[error(
+        "a mark that removes what this image did not bring: what lies beneath an application template it cannot remove"
+    )]
+    WhiteoutBeneath,
     #[error("a sparse file of a form that is not known here: write it with --sparse-version=1.0")]
     Sparse,
     #[error("a number or a word in its header that means nothing: {0}")]

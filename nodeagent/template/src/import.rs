@@ -16,7 +16,7 @@ use crate::error::ImportError;
 use crate::folder;
 use crate::image::Image;
 use crate::layout::{Layout, Metered, is_layout};
-use crate::policy::{Limits, Policy};
+use crate::policy::{Layer, Limits, Policy};
 use crate::progress::{Meter, Phase, Progress};
 use crate::registry::{self, Http};
 use crate::room;
@@ -36,6 +36,7 @@ pub struct Order {
     pub claim: String,
     /// What the tree's digest must be.
     pub expected: Option<Digest>,
+    pub layer: Layer,
     pub policy: Policy,
     pub limits: Limits,
     pub http: Http,
@@ -111,7 +112,7 @@ impl<'m> Import<'_, 'm> {
     }
 
     fn build(&self, stage: &Stage) -> Result<Build<'_, 'm>, ImportError> {
-        Ok(Build::new(stage.make_rootfs()?, self.order.policy, self.order.limits, self.meter))
+        Ok(Build::new(stage.make_rootfs()?, self.order.layer, self.order.policy, self.order.limits, self.meter))
     }
 
     fn bring_registry(&self, reference: &str) -> Result<Imported, ImportError> {
@@ -194,9 +195,10 @@ impl<'m> Import<'_, 'm> {
         Ok(bytes.seen().0)
     }
 
-    /// The same source under another policy is another tree.
+    /// The same source under another policy is another tree; laid over others it may be refused.
     fn origin(&self, kind: &str, source: &Digest) -> Digest {
-        origin_of(kind, source, &format!("{:?}", self.order.policy))
+        let over = if self.order.layer == Layer::Over { " over others" } else { "" };
+        origin_of(kind, source, &format!("{:?}{over}", self.order.policy))
     }
 
     fn known(&self, origin: &Digest) -> Result<Option<Imported>, ImportError> {

@@ -47,7 +47,7 @@ pub use digest::Digest;
 pub use error::{Bad, ImportError};
 pub use image::Image;
 pub use import::{Imported, Order, import};
-pub use policy::{Limits, Policy, Treat};
+pub use policy::{Layer, Limits, Policy, Treat};
 pub use progress::{Phase, Progress};
 pub use registry::Http;
 pub use store::{Discarded, Kept};

@@ -10,6 +10,17 @@ pub enum Treat {
     Keep,
 }
 
+/// What a template is to the containers that are made of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layer {
+    /// A whole root file system; nothing lies beneath it.
+    #[default]
+    Base,
+    /// Laid over others: it covers what they hold at the same path and adds to their folders. It removes nothing of theirs:
+    /// a mark in an image that would is refused, for a tree without such marks has one meaning, and one digest, everywhere.
+    Over,
+}
+
 /// How each sort of doubtful entry is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {

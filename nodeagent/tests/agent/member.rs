@@ -110,6 +110,7 @@ impl Shared {
                 restart: RestartPolicy::default(),
                 on_quorum_loss: policy,
                 stop_grace: Span::millis(500),
+                application_templates: Arc::default(),
             }),
             template: Arc::new(Template {
                 name: Name::new("plain").expect("good"),
@@ -126,6 +127,7 @@ impl Shared {
                 kind: StorageKind::Directory { path: share.to_str().expect("text").into() },
                 registered: Revision(1),
             }),
+            applications: Arc::default(),
         });
         let item = DesiredItem {
             container: ContainerId(container),

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use cluster::agent::{
     Answer, DesiredItem, DesiredSet, Heartbeat, HeartbeatReply, MembershipIdentity, Refusal, SpecDigest, ToAgent,
-    ToLeader, Wanted, WantedSpec, Watch,
+    ToLeader, Wanted, WantedSpec, Watch, WatchedTemplate,
 };
 use cluster::command::Registration;
 use cluster::{
     BootId, ContainerId, Epoch, Generation, Incarnation, MemberId, Moment, NodeId, OnQuorumLoss, Revision, Storage,
+    Template,
 };
 
 use prost::bytes::Bytes;
 
 use super::node::ascending;
-use super::{ConvertError, Result, choice, each, maybe, part, required, same_variants, text, wide, wide_bytes};
+use super::{ConvertError, Result, choice, each, maybe, name, part, required, same_variants, text, wide, wide_bytes};
 use crate::wire::{self, from_agent, heartbeat_reply, to_agent};
 
 same_variants! {
@@ -294,11 +295,13 @@ impl TryFrom<wire::WantedSpec> for Digested {
     type Error = ConvertError;
 
     fn try_from(wanted: wire::WantedSpec) -> Result<Digested> {
+        let applications: Vec<Template> = each("applications", wanted.applications)?;
         let spec = WantedSpec {
             container: ContainerId(wanted.container),
             spec: Arc::new(part("spec", wanted.spec)?),
             template: Arc::new(part("template", wanted.template)?),
             storage: Arc::new(part("storage", wanted.storage)?),
+            applications: applications.into_iter().map(Arc::new).collect(),
         };
         Ok(Digested(SpecDigest(wide("digest", &wanted.digest)?), Arc::new(spec)))
     }
@@ -306,8 +309,11 @@ impl TryFrom<wire::WantedSpec> for Digested {
 
 impl From<&Watch> for wire::Watch {
     fn from(watch: &Watch) -> wire::Watch {
-        let Watch { storages } = watch;
-        wire::Watch { storages: storages.iter().map(|storage| (&**storage).into()).collect() }
+        let Watch { storages, templates } = watch;
+        wire::Watch {
+            storages: storages.iter().map(|storage| (&**storage).into()).collect(),
+            templates: templates.iter().map(watched_template).collect(),
+        }
     }
 }
 
@@ -316,21 +322,44 @@ impl TryFrom<wire::Watch> for Watch {
 
     fn try_from(watch: wire::Watch) -> Result<Watch> {
         let storages: Vec<Storage> = each("storages", watch.storages)?;
-        Ok(Watch { storages: storages.into_iter().map(Arc::new).collect() })
+        let templates = watch.templates.into_iter().map(template_to_watch).collect::<Result<_>>()?;
+        Ok(Watch { storages: storages.into_iter().map(Arc::new).collect(), templates })
     }
+}
+
+/// Every set names all templates: what follows from the digest is not said.
+fn watched_template(template: &WatchedTemplate) -> wire::WatchedTemplate {
+    let WatchedTemplate { name: called, digest, path, registered } = template;
+    let follows = digest.strip_prefix("sha256:").is_some_and(|hex| *Template::imported_path(hex) == **path);
+    wire::WatchedTemplate {
+        name: called.to_string(),
+        digest: text(digest),
+        path: if follows { String::new() } else { text(path) },
+        registered: registered.0,
+    }
+}
+
+fn template_to_watch(said: wire::WatchedTemplate) -> Result<WatchedTemplate> {
+    let path = match (said.path.as_str(), said.digest.strip_prefix("sha256:")) {
+        ("", Some(hex)) => Template::imported_path(hex).into(),
+        (path, _) => path.into(),
+    };
+    let (called, registered) = (name("templates.name", &said.name)?, Revision(said.registered));
+    Ok(WatchedTemplate { name: called, digest: said.digest.into(), path, registered })
 }
 
 impl From<&DesiredSet> for wire::DesiredSet {
     fn from(set: &DesiredSet) -> wire::DesiredSet {
         let DesiredSet { generation, incarnation, revision, terms, items, specs, watch } = set;
         let spec = |(digest, wanted): &(SpecDigest, Arc<WantedSpec>)| {
-            let WantedSpec { container, spec, template, storage } = &**wanted;
+            let WantedSpec { container, spec, template, storage, applications } = &**wanted;
             wire::WantedSpec {
                 digest: wide_bytes(digest.0),
                 container: container.0,
                 spec: Some((&**spec).into()),
                 template: Some((&**template).into()),
                 storage: Some((&**storage).into()),
+                applications: applications.iter().map(|template| (&**template).into()).collect(),
             }
         };
         wire::DesiredSet {

@@ -54,6 +54,7 @@ impl From<&ContainerSpec> for wire::ContainerSpec {
             restart,
             on_quorum_loss,
             stop_grace,
+            application_templates,
         } = spec;
         let nodes = |nodes: &[NodeId]| nodes.iter().map(|id| id.0).collect();
         wire::ContainerSpec {
@@ -70,6 +71,7 @@ impl From<&ContainerSpec> for wire::ContainerSpec {
             restart: Some(restart.into()),
             on_quorum_loss: wire::OnQuorumLoss::from(*on_quorum_loss).into(),
             stop_grace_ns: stop_grace.0,
+            application_templates: application_templates.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -100,6 +102,11 @@ impl TryFrom<wire::ContainerSpec> for ContainerSpec {
             restart: part("restart", spec.restart)?,
             on_quorum_loss: choice::<wire::OnQuorumLoss, _>("on_quorum_loss", spec.on_quorum_loss)?,
             stop_grace: Span(spec.stop_grace_ns),
+            application_templates: spec
+                .application_templates
+                .iter()
+                .map(|template| name("application_templates", template))
+                .collect::<Result<_>>()?,
         })
     }
 }

@@ -56,6 +56,9 @@ impl From<&Rejection> for wire::Rejection {
             Rejection::NotPossibleOwner => Shown::NotPossibleOwner(NOTHING),
             Rejection::TemplateUnknown { template } => Shown::TemplateUnknown(template.to_string()),
             Rejection::StorageUnknown { storage } => Shown::StorageUnknown(storage.to_string()),
+            Rejection::TemplateMissing { template, storage } => Shown::TemplateMissing(template_at(template, storage)),
+            Rejection::TemplateDamaged { template, storage } => Shown::TemplateDamaged(template_at(template, storage)),
+            Rejection::AgentTooOld => Shown::AgentTooOld(NOTHING),
             Rejection::NoRuntime => Shown::NoRuntime(NOTHING),
             Rejection::CpuShort { missing_millis } => Shown::CpuShortMillis(*missing_millis),
             Rejection::MemoryShort { missing_bytes } => Shown::MemoryShortBytes(*missing_bytes),
@@ -85,6 +88,15 @@ impl TryFrom<wire::Rejection> for Rejection {
                 Rejection::TemplateUnknown { template: name("template_unknown", &template)? }
             }
             Shown::StorageUnknown(storage) => Rejection::StorageUnknown { storage: name("storage_unknown", &storage)? },
+            Shown::TemplateMissing(at) => Rejection::TemplateMissing {
+                template: name("template", &at.template)?,
+                storage: name("storage", &at.storage)?,
+            },
+            Shown::TemplateDamaged(at) => Rejection::TemplateDamaged {
+                template: name("template", &at.template)?,
+                storage: name("storage", &at.storage)?,
+            },
+            Shown::AgentTooOld(_) => Rejection::AgentTooOld,
             Shown::NoRuntime(_) => Rejection::NoRuntime,
             Shown::CpuShortMillis(missing_millis) => Rejection::CpuShort { missing_millis },
             Shown::MemoryShortBytes(missing_bytes) => Rejection::MemoryShort { missing_bytes },
@@ -99,6 +111,10 @@ impl TryFrom<wire::Rejection> for Rejection {
             },
         })
     }
+}
+
+fn template_at(template: &cluster::Name, storage: &cluster::Name) -> wire::TemplateAt {
+    wire::TemplateAt { template: template.to_string(), storage: storage.to_string() }
 }
 
 impl From<&Score> for wire::Score {

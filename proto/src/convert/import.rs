@@ -36,6 +36,7 @@ impl Import {
         })?;
         let path = found.kind.path();
         let treatments = treatments(&request)?;
+        let kind = unset_or::<v1::TemplateKind, _>("kind", *kind, TemplateKind::Os)?;
         let of = |it: v1::TemplateTrait| treatments.get(&it).copied().unwrap_or_default().into();
         let order = wire::ImportTemplate {
             source: source.clone(),
@@ -47,12 +48,13 @@ impl Import {
             devices: of(v1::TemplateTrait::Devices),
             fifos: of(v1::TemplateTrait::Fifos),
             claim: format!("{}/{}", id.session, id.sequence),
+            over_others: kind == TemplateKind::Application,
         };
         let asked = Some(request.node.as_str()).filter(|asked| !asked.is_empty());
         Ok(Import {
             name: name("name", called)?,
             version: version.as_str().into(),
-            kind: unset_or::<v1::TemplateKind, _>("kind", *kind, TemplateKind::Os)?,
+            kind,
             node: asked.map(|asked| node(state, "node", asked).map(Arc::clone)).transpose()?,
             order,
         })

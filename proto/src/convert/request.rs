@@ -261,6 +261,7 @@ fn spec(spec: v1::ContainerSpec, state: &State) -> Result<(ContainerSpec, BTreeM
         on_quorum_loss,
         storage,
         stop_grace_ms,
+        application_templates,
     } = spec;
     let v1::Resources { cpu_millis, memory_bytes } = required("resources", resources)?;
     let priority = match priority {
@@ -277,10 +278,21 @@ fn spec(spec: v1::ContainerSpec, state: &State) -> Result<(ContainerSpec, BTreeM
     let template = name("template", &template)?;
     let storage = name("storage", &storage)?;
     // `apply` says the same without knowing where it was asked for.
-    if state.template(&template).is_none() {
-        let hint = "list them with `quoratectl template list`";
-        return Err(ConvertError::not_found("template", format!("there is no template {template}")).hint(hint));
+    if registered(state, "template", &template)?.kind == TemplateKind::Application {
+        let problem = format!("{template} is an application template; they are laid over one of an OS");
+        let hint = "name one of an OS here, and this one under application_templates (`--app`)";
+        return Err(ConvertError::invalid("template", problem).hint(hint));
     }
+    let application_templates = application_templates
+        .iter()
+        .enumerate()
+        .map(|(place, called)| {
+            let field = format!("application_templates[{place}]");
+            let called = name(&field, called)?;
+            registered(state, &field, &called)?;
+            Ok(called)
+        })
+        .collect::<Result<_>>()?;
     if state.storage(&storage).is_none() {
         let hint = "list them with `quoratectl storage list`";
         return Err(ConvertError::not_found("storage", format!("there is no storage {storage}")).hint(hint));
@@ -301,8 +313,16 @@ fn spec(spec: v1::ContainerSpec, state: &State) -> Result<(ContainerSpec, BTreeM
         restart: restart_policy(restart.unwrap_or_default()).map_err(|error| error.under("restart"))?,
         on_quorum_loss: unset_or::<v1::OnQuorumLoss, _>("on_quorum_loss", on_quorum_loss, usual)?,
         stop_grace: stop_grace_ms.map_or(Ok(STOP_GRACE), |given| millis("stop_grace_ms", given))?,
+        application_templates,
     };
     Ok((spec, annotations))
+}
+
+fn registered<'s>(state: &'s State, field: &str, template: &Name) -> Result<&'s Arc<cluster::Template>> {
+    state.template(template).ok_or_else(|| {
+        let hint = "list them with `quoratectl template list`";
+        ConvertError::not_found(field, format!("there is no template {template}")).hint(hint)
+    })
 }
 
 fn owners(state: &State, field: &str, names: &[String]) -> Result<Arc<[NodeId]>> {
@@ -334,7 +354,7 @@ macro_rules! identified {
     )+};
 }
 
-identified!(JoinRequest, AddMemberRequest, ImportTemplateRequest, DiscardTemplateRequest);
+identified!(JoinRequest, AddMemberRequest, ImportTemplateRequest, SyncTemplatesRequest, DiscardTemplateRequest);
 
 /// Requests whose command is made of little: who asks, and one expression. Before it stands the object it is about, or
 /// how its fields are called where that is not as everywhere.

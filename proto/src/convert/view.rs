@@ -5,7 +5,7 @@ use cluster::placement::Score;
 use cluster::{
     Assignment, Brake, Container, Decision, Event, Health, Intent, LeaseTerms, Member, Membership, Names as _, Node,
     NodeId, Observed, Order, Placement, Profile, Proof, Receipt, ReceiptScope, Revision, Settings, Span, State, Status,
-    Tell as _, Template, Unplaced, WallTime,
+    Tell as _, Template, TemplateSight, Unplaced, WallTime,
 };
 
 use crate::v1;
@@ -273,6 +273,7 @@ fn spec(state: &State, container: &Container) -> v1::ContainerSpec {
         on_quorum_loss: v1::OnQuorumLoss::from(spec.on_quorum_loss).into(),
         storage: spec.storage.to_string(),
         stop_grace_ms: Some(millis(spec.stop_grace)),
+        application_templates: spec.application_templates.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -380,7 +381,23 @@ pub fn template(template: &Template) -> v1::Template {
         command: defaults.command.iter().map(ToString::to_string).collect(),
         environment: (*defaults.environment).clone(),
         working_dir: defaults.working_dir.to_string(),
+        ..v1::Template::default()
     }
+}
+
+/// The same with the nodes that do not find its files.
+pub fn template_where(state: &State, template: &Template) -> v1::Template {
+    let mut shown = self::template(template);
+    let looks_for_it = |node: &&std::sync::Arc<Node>| !template.path.is_empty() && node.health != Health::Joined;
+    for node in state.nodes().filter(looks_for_it) {
+        match state.sight(node, template) {
+            TemplateSight::Present => {}
+            TemplateSight::Absent => shown.missing_on.push(node.name.to_string()),
+            TemplateSight::Damaged => shown.damaged_on.push(node.name.to_string()),
+            TemplateSight::Unknown => shown.unknown_on.push(node.name.to_string()),
+        }
+    }
+    shown
 }
 
 pub fn lease_terms(terms: LeaseTerms) -> v1::LeaseTerms {

@@ -56,6 +56,7 @@ pub fn spec() -> ContainerSpec {
         restart: RestartPolicy { condition: RestartCondition::OnFailure, max: 5, period: Span::seconds(77) },
         on_quorum_loss: OnQuorumLoss::Keep,
         stop_grace: Span::millis(1_234),
+        application_templates: Arc::default(),
     }
 }
 
@@ -594,7 +595,7 @@ pub fn report() -> NodeReport {
         let latency = Span::millis(10 + place as u64);
         (name(&format!("storage-{place}")), StorageFinding { fault, bytes_total, bytes_free, latency, areas })
     };
-    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()) }
+    NodeReport { storages: Arc::new(areas.into_iter().enumerate().map(finding).collect()), ..NodeReport::default() }
 }
 
 pub fn heartbeat() -> Heartbeat {
@@ -653,6 +654,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         spec: Arc::new(spec()),
         template: state.templates().next().expect("a template").clone(),
         storage: state.storages().next().expect("a storage").clone(),
+        applications: Arc::default(),
     };
     let set = DesiredSet {
         generation: Generation::numbered(2),

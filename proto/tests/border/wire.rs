@@ -256,6 +256,75 @@ fn how_a_template_is_run_comes_back_from_the_log() {
     assert_eq!(log::decode(&log::encode(&entry)).expect("reads"), entry);
 }
 
+#[test]
+fn the_layers_of_a_container_come_back_and_ask_for_their_level() {
+    let (_, mut entry) = samples::entries().into_iter().find(|(name, _)| name == "create_container.0").expect("there");
+    let cluster::Command::CreateContainer { spec, .. } = &mut entry.command else { panic!("{entry:?}") };
+    std::sync::Arc::make_mut(spec).application_templates = [samples::name("web"), samples::name("shop")].into();
+    let written = log::encode(&entry);
+    assert_eq!(log::decode(&written).expect("reads"), entry);
+    assert_eq!(wire::LogEntry::from(&entry).feature_level, proto::level::SYSTEM);
+    let layered = |said: &ToAgent| match said {
+        ToAgent::Desired(set) => {
+            let mut set = (**set).clone();
+            let wanted = std::sync::Arc::make_mut(&mut set.specs[0].1);
+            wanted.applications = [wanted.template.clone(), wanted.template.clone()].into();
+            Some(ToAgent::Desired(std::sync::Arc::new(set)))
+        }
+        _ => None,
+    };
+    let order = samples::to_agent().iter().find_map(layered).expect("there is a desired set");
+    assert_eq!(ToAgent::try_from(wire::ToAgent::from(&order)).expect("reads"), order);
+}
+
+#[test]
+fn where_templates_are_comes_back_and_so_does_who_is_refused_for_it() {
+    use cluster::placement::Rejection;
+    use std::sync::Arc;
+    let names = |names: &[&str]| names.iter().map(|text| samples::name(text)).collect();
+    let shelf = cluster::Shelf { seen: cluster::Revision(9), present: names(&["a", "b"]), damaged: names(&["c"]) };
+    let shelves = [(samples::name("fast"), cluster::Shelf::default()), (samples::name("shared"), shelf)].into();
+    let templates = cluster::Inventory { shelves: Arc::new(shelves) };
+    let report = Arc::new(cluster::NodeReport { templates, ..samples::report() });
+    let said = ToLeader::Finds { incarnation: cluster::Incarnation(20), report };
+    assert_eq!(ToLeader::try_from(wire::FromAgent::from(&said)).expect("reads"), said);
+
+    let hex = "ab".repeat(32);
+    let watched = |name: &str, digest: String, path: String| cluster::agent::WatchedTemplate {
+        name: samples::name(name),
+        digest: digest.into(),
+        path: path.into(),
+        registered: cluster::Revision(7),
+    };
+    let templates = vec![
+        watched("by-hand", String::new(), "templates/by-hand".into()),
+        watched("elsewhere", format!("sha256:{hex}"), "somewhere/else".into()),
+        watched("imported", format!("sha256:{hex}"), cluster::Template::imported_path(&hex)),
+    ];
+    let watching = |said: &ToAgent| match said {
+        ToAgent::Desired(set) => {
+            let watch = cluster::agent::Watch { templates: templates.clone(), ..(*set.watch).clone() };
+            Some(ToAgent::Desired(Arc::new(cluster::agent::DesiredSet { watch: Arc::new(watch), ..(**set).clone() })))
+        }
+        _ => None,
+    };
+    let order = samples::to_agent().iter().find_map(watching).expect("there is a desired set");
+    assert_eq!(ToAgent::try_from(wire::ToAgent::from(&order)).expect("reads"), order);
+
+    let (template, storage) = (samples::name("a"), samples::name("shared"));
+    for reason in [
+        Rejection::TemplateMissing { template: template.clone(), storage: storage.clone() },
+        Rejection::TemplateDamaged { template, storage },
+        Rejection::AgentTooOld,
+    ] {
+        let (_, mut entry) = samples::entries().into_iter().find(|(name, _)| name == "assign.0").expect("there");
+        let cluster::Command::Assign { decision, .. } = &mut entry.command else { panic!("{entry:?}") };
+        decision.rejections = [cluster::RejectionCount { reason, nodes: 1, examples: [].into() }].into();
+        assert_eq!(log::decode(&log::encode(&entry)).expect("reads"), entry);
+        assert_eq!(wire::LogEntry::from(&entry).feature_level, proto::level::SYSTEM);
+    }
+}
+
 /// Members of two versions go on together until something new is used.
 #[test]
 fn entries_and_snapshots_ask_for_no_higher_level_than_they_need() {

@@ -127,8 +127,14 @@ impl Lab {
     /// The same of another template that holds the witness.
     #[track_caller]
     pub fn run_from(&self, template: &str, node: &str, name: &str, count: usize) -> Vec<String> {
+        self.run_layered(template, &[], node, name, count)
+    }
+
+    /// The same with application templates laid over it.
+    #[track_caller]
+    pub fn run_layered(&self, template: &str, apps: &[&str], node: &str, name: &str, count: usize) -> Vec<String> {
         let names: Vec<String> = (1..=count).map(|at| format!("{name}-{at}")).collect();
-        self.create_on(template, "shared", node, &names);
+        self.create_layered(template, apps, "shared", node, &names);
         until_so(&format!("{count} containers run on {node}"), || {
             let all = self.containers(&names);
             all.iter().all(|it| it.running && it.node == node && self.writes_since(it, 0))
@@ -139,9 +145,14 @@ impl Lab {
     /// Creates containers of these names that hold the witness and like `node` best.
     #[track_caller]
     pub fn create_on(&self, template: &str, storage: &str, node: &str, names: &[String]) {
+        self.create_layered(template, &[], storage, node, names);
+    }
+
+    #[track_caller]
+    fn create_layered(&self, template: &str, apps: &[&str], storage: &str, node: &str, names: &[String]) {
         let item = |name: &String| {
             json!({"desired": "DESIRED_STATE_RUNNING", "spec": {
-                "name": name, "template": template, "storage": storage,
+                "name": name, "template": template, "applicationTemplates": apps, "storage": storage,
                 "command": [program("quoratectl").canonicalize().expect("a program"), "dev", "witness"],
                 "resources": {"cpuMillis": "100", "memoryBytes": (64u64 << 20).to_string()},
                 "preferredOwners": [{"nodes": [node]}],

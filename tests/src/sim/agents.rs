@@ -225,7 +225,7 @@ impl World {
                     (storage.name.clone(), StorageFinding { fault: fault.clone(), ..StorageFinding::default() })
                 };
                 let storages = Arc::new(process.watch.storages.iter().map(found).collect());
-                self.agent_input(id, Input::Finds(Arc::new(NodeReport { storages })));
+                self.agent_input(id, Input::Finds(Arc::new(NodeReport { storages, ..NodeReport::default() })));
             }
             ToNode::Happened { container, epoch, what } => {
                 self.agent_input(id, Input::Happened { container, epoch, what: *what });

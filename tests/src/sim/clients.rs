@@ -519,5 +519,6 @@ fn spec(name: &str, memory_mib: u64, policy: OnQuorumLoss, preferred: Option<Nod
         restart: RestartPolicy::default(),
         on_quorum_loss: policy,
         stop_grace: Span::seconds(2),
+        application_templates: Arc::default(),
     })
 }

@@ -91,7 +91,11 @@ fn all_there_is(cluster: &Cluster) -> (Vec<PathBuf>, Value) {
         }
     }
     found.sort();
-    (found, cluster.read("/v1/templates")["templates"].clone())
+    let mut templates = cluster.read("/v1/templates")["templates"].clone();
+    // Who has looked by now is the nodes' own pace.
+    let seen = templates.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
+    seen.for_each(|template| template.retain(|field, _| !field.ends_with("On")));
+    (found, templates)
 }
 
 /// The one process of the container, and what it has beneath its root.
@@ -219,4 +223,179 @@ fn what_an_import_refuses_leaves_nothing() {
     // The same node takes the next one.
     let good = import(&cluster, "copied", &cluster.path().join("tree"), &[]);
     assert!(good.code == Some(0), "{good:?}");
+}
+
+/// Waits until every node has looked for `template`, and these alone find it on no storage.
+#[track_caller]
+fn until_missing_on(cluster: &Cluster, template: &str, nodes: &[&str]) {
+    until("every node has said whether it finds the template", || {
+        let seen = cluster.read("/v1/templates")["templates"].clone();
+        let seen = seen.as_array()?.iter().find(|it| it["name"] == template)?;
+        (seen["missingOn"] == json!(nodes) && seen["unknownOn"] == json!([])).then_some(())
+    });
+}
+
+#[test]
+fn a_container_waits_for_its_template_and_says_so() {
+    let Some(cluster) = with_crun("missing") else { return };
+    packed(&cluster);
+    let by_hand = ["template", "register", "by-hand", "--path", "templates/by-hand"];
+    good(&cluster, &by_hand);
+    until_missing_on(&cluster, "by-hand", &["node-1", "node-2"]);
+    let shown = run("quoratectl", &["--server", &cluster.members[0].api, "template", "list"], &[]);
+    assert!(shown.out.contains("node-1, node-2"), "{shown:?}");
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    cluster.create("web", json!({ "template": "by-hand", "resources": resources }));
+    let why = until("the planner has said why it waits", || {
+        let why = good(&cluster, &["container", "why", "web"]);
+        (why["decision"]["rejections"] != json!([])).then_some(why)
+    });
+    assert_eq!(why["decision"]["rejections"], json!([{ "rule": "template-missing", "nodes": 2 }]), "{why}");
+    let says = "template by-hand is on no storage the node sees; `quoratectl template sync by-hand --storage shared`";
+    assert!(why.to_string().contains(says), "{why}");
+    assert_eq!(cluster.container("web")["state"], "CONTAINER_STATE_UNPLACED");
+    let place = cluster.share().join("templates/by-hand");
+    std::fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
+    std::fs::rename(cluster.path().join("tree"), place).expect("moved");
+    cluster.until_runs("web");
+    until_missing_on(&cluster, "by-hand", &[]);
+}
+
+/// Folders of files, imported as application templates; their digests.
+fn applications(cluster: &Cluster, files: &[(&str, &[(&str, &str)])]) -> Vec<String> {
+    let bring = |(name, files): &(&str, &[(&str, &str)])| {
+        let tree = cluster.path().join(name);
+        for (path, content) in *files {
+            let path = tree.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, content).expect("written");
+        }
+        let imported = import(cluster, name, &tree, &["--kind", "application"]);
+        assert_eq!(imported.code, Some(0), "{imported:?}");
+        let imported: Value = serde_json::from_str(&imported.out).expect("JSON");
+        imported["template"]["digest"].as_str().expect("a digest").to_owned()
+    };
+    files.iter().map(bring).collect()
+}
+
+#[test]
+fn application_templates_lie_over_that_of_the_os_in_the_order_they_are_named() {
+    let Some(cluster) = with_crun("layers") else { return };
+    let imported = import(&cluster, "packed", &packed(&cluster), &[]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    let lower: &[(&str, &str)] = &[("etc/stamp", "lower\n"), ("etc/which", "lower\n"), ("srv/lower", "l")];
+    let upper: &[(&str, &str)] = &[("etc/which", "upper\n"), ("srv/upper", "u")];
+    applications(&cluster, &[("lower", lower), ("upper", upper)]);
+
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    let of = |apps: &[&str]| json!({ "template": "packed", "applicationTemplates": apps, "resources": resources });
+    cluster.create("both", of(&["lower", "upper"]));
+    cluster.create("turned", of(&["upper", "lower"]));
+    cluster.create("none", of(&[]));
+    let files = ["etc/stamp", "etc/which", "srv/lower", "srv/upper"];
+    for (container, wanted) in [
+        ("both", ["lower\n", "upper\n", "l", "u"]),
+        ("turned", ["lower\n", "lower\n", "l", "u"]),
+        ("none", ["packed\n", "", "", ""]),
+    ] {
+        let seen = cluster.until_runs(container);
+        let [pid] = cluster.living(container)[..] else { panic!("{container}: {seen}") };
+        let read = |file| std::fs::read_to_string(format!("/proc/{pid}/root/{file}")).unwrap_or_default();
+        assert_eq!(files.map(read), wanted, "{container}");
+    }
+    let shown = good(&cluster, &["container", "show", "both"]);
+    assert_eq!(shown["container"]["spec"]["applicationTemplates"], json!(["lower", "upper"]), "{shown}");
+
+    // What cannot be is refused by name, and what is in use stays.
+    let refused: [(&[&str], &str); 5] = [
+        (&["--template", "packed", "--app", "packed"], "packed is the template of an OS"),
+        (&["--template", "lower", "--app", "upper"], "lower is an application template"),
+        (&["--template", "lower"], "lower is an application template"),
+        (&["--template", "packed", "--app", "upper", "--app", "upper"], "upper is named twice"),
+        (&["--template", "packed", "--app", "upper", "--app", "none"], "there is no template none"),
+    ];
+    for (words, says) in refused {
+        let create = ["container", "create", "bad", "--storage", "shared", "--memory", "1MiB", "--cpu", "10m"];
+        let ended = ctl(&cluster, &[&create, words].concat());
+        assert!(matches!(ended.code, Some(4 | 5)) && ended.err.contains(says), "{words:?}: {ended:?}");
+    }
+    let used = ctl(&cluster, &["template", "remove", "upper"]);
+    assert!(used.code == Some(5) && used.err.contains("2 containers"), "{used:?}");
+}
+
+#[test]
+fn templates_are_brought_to_another_storage_once_and_checked_there() {
+    let Some(cluster) = with_crun("sync") else { return };
+    let imported = import(&cluster, "packed", &packed(&cluster), &[]);
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    applications(&cluster, &[("app", &[("srv/app", "a")])]);
+    let second = cluster.path().join("second");
+    std::fs::create_dir(&second).expect("a folder");
+    good(&cluster, &["storage", "register", "second", "--directory", &second.display().to_string()]);
+    let results = |reply: &Value| -> Vec<[String; 4]> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let all = reply["nodes"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|it| ["template", "node", "from", "wasThere"].map(|field| text(&it[field]))).collect()
+    };
+    let row = |row: [&str; 4]| row.map(str::to_owned);
+
+    // A copy with the same digest on another storage will do.
+    until_missing_on(&cluster, "packed", &[]);
+    let resources = json!({ "cpuMillis": 100, "memoryBytes": 64 << 20 });
+    cluster.create("early", json!({ "template": "packed", "storage": "second", "resources": resources }));
+    cluster.until_runs("early");
+    let lower = |container: &str| {
+        let [pid] = cluster.living(container)[..] else { panic!("{container} runs once") };
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("its mounts");
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
+        let options = root.split_once("lowerdir=").expect("an overlay").1;
+        options.split(',').next().expect("layers").to_owned()
+    };
+    assert!(lower("early").starts_with(&cluster.share().display().to_string()), "{}", lower("early"));
+
+    // Both nodes see the storage: the first one copies, the other finds it there.
+    let one = good(&cluster, &["template", "sync", "packed", "--storage", "second"]);
+    assert_eq!(results(&one), [row(["packed", "node-1", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
+    let all = good(&cluster, &["template", "sync", "--storage", "second", "--node", "node-2", "--verify"]);
+    assert_eq!(results(&all), [row(["app", "node-2", "shared", "false"]), row(["packed", "node-2", "", "true"])]);
+    until_missing_on(&cluster, "app", &[]);
+    let apps =
+        json!({ "template": "packed", "applicationTemplates": ["app"], "storage": "second", "resources": resources });
+    cluster.create("web", apps);
+    cluster.until_runs("web");
+    let layers = lower("web");
+    let [app, os] = layers.split(':').collect::<Vec<_>>()[..] else { panic!("two layers: {layers}") };
+    let own = second.display().to_string();
+    assert!(app.starts_with(&own) && os.starts_with(&own) && app != os, "{layers}");
+
+    // What is damaged there is said of the node that read it, and is not copied over.
+    let digest = imported.out.split("\"digest\": \"sha256:").nth(1).and_then(|it| it.get(..64)).expect("a digest");
+    let stamp = second.join(format!("templates/sha256-{digest}/rootfs/etc/stamp"));
+    std::fs::write(&stamp, "forged\n").expect("written");
+    let damaged = ctl(&cluster, &["template", "sync", "packed", "--storage", "second", "--verify"]);
+    assert!(damaged.code == Some(5) && damaged.err.contains("etc/stamp is changed"), "{damaged:?}");
+    // Another source is taken only if it is the same.
+    let third = cluster.path().join("third");
+    std::fs::create_dir(&third).expect("a folder");
+    good(&cluster, &["storage", "register", "third", "--directory", &third.display().to_string()]);
+    let tree = cluster.path().join("tree").display().to_string();
+    let from = ["template", "sync", "packed", "--storage", "third", "--node", "node-1", "--from"];
+    let other = ctl(&cluster, &[&from[..], &[&cluster.path().join("app").display().to_string()]].concat());
+    assert!(other.code == Some(5) && other.err.contains("has digest sha256:"), "{other:?}");
+    let same = good(&cluster, &[&from[..], &[&tree]].concat());
+    assert_eq!(results(&same), [row(["packed", "node-1", "", "false"])]);
+
+    let refused: [(&[&str], &str); 7] = [
+        (&["none", "--storage", "second"], "there is no template none"),
+        (&["packed", "--storage", "none"], "there is no storage none"),
+        (&["packed", "--storage", "second", "--node", "none"], "there is no node none"),
+        (&["packed", "--storage", "second", "--node", "node-1,node-1"], "node-1 is named twice"),
+        (&["packed", "packed", "--storage", "second"], "packed is named twice"),
+        (&["plain", "--storage", "second"], "plain was not imported"),
+        (&["packed", "app", "--storage", "second", "--from", &tree], "one source cannot be 2 templates"),
+    ];
+    for (words, says) in refused {
+        let ended = ctl(&cluster, &[&["template", "sync"], words].concat());
+        assert!(matches!(ended.code, Some(4 | 5)) && ended.err.contains(says), "{words:?}: {ended:?}");
+    }
 }

@@ -82,6 +82,7 @@ impl Measured {
             restart: RestartPolicy::default(),
             on_quorum_loss: OnQuorumLoss::Stop,
             stop_grace: Span::seconds(30),
+            application_templates: Arc::default(),
         };
         let annotations = Arc::new(BTreeMap::new());
         self.done(Command::CreateContainer { spec: Arc::new(spec), annotations, desired: Desired::Running });

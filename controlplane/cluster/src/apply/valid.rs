@@ -1,18 +1,19 @@
 //! What a request may hold: limits on every field, each with what is wrong and what is allowed.
 //! In: the parts of commands. Out: nothing, or the refusal that names the field.
-//! Absent: what depends on the rest of the state, but for owners, which must exist.
+//! Absent: what depends on the rest of the state, but for owners and application templates, which must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rejected, invalid};
+use super::{Kind, Rejected, invalid, not_found};
 use crate::model::container::{ContainerSpec, RestartPolicy};
-use crate::model::ids::NodeId;
+use crate::model::ids::{Name, NodeId};
+use crate::model::inventory::Inventory;
 use crate::model::lease::LeaseTerms;
 use crate::model::node::NodeFacts;
 use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::settings::Settings;
-use crate::model::template::TemplateDefaults;
+use crate::model::template::{TemplateDefaults, TemplateKind};
 use crate::model::time::Span;
 use crate::names::Names;
 use crate::state::State;
@@ -30,9 +31,13 @@ const STOP_GRACE_MAX: Span = Span::seconds(20 * 60);
 const RESTARTS_MAX: u32 = 100;
 const RESTART_PERIOD_MAX: Span = Span::seconds(30 * 24 * 60 * 60);
 const OWNERS_MAX: usize = 10_000;
+/// Their paths are options of one mount, which the kernel gives one page.
+const APPLICATION_TEMPLATES_MAX: usize = 16;
 const LABELS_MAX: usize = 64;
 const KEY_MAX: usize = 253;
 const LABEL_VALUE_MAX: usize = 255;
+/// On all storages of a node together.
+const TEMPLATES_MAX: usize = 10_000;
 /// What is wrong with one of many things.
 const FAULT_MAX: usize = 512;
 /// One line of text about something.
@@ -49,7 +54,8 @@ pub(super) fn spec(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> 
         return Err(invalid("stop_grace", format!("{} is above {STOP_GRACE_MAX}", spec.stop_grace)));
     }
     restart(spec.restart)?;
-    owners(state, spec)
+    owners(state, spec)?;
+    application_templates(state, spec)
 }
 
 fn resources(resources: Resources) -> Result<(), Rejected> {
@@ -156,6 +162,41 @@ fn owners(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
     Ok(())
 }
 
+/// Each is there and made to be laid over another, none is named twice, and what they are laid over is not one of them.
+/// Looked at only where there are any: containers without were taken before there was such a thing, and still are.
+fn application_templates(state: &State, spec: &ContainerSpec) -> Result<(), Rejected> {
+    const FIELD: &str = "application_templates";
+    let names = &spec.application_templates;
+    if names.is_empty() {
+        return Ok(());
+    }
+    if names.len() > APPLICATION_TEMPLATES_MAX {
+        let problem = format!("{} templates; at most {APPLICATION_TEMPLATES_MAX} are allowed", names.len());
+        return Err(invalid(FIELD, problem));
+    }
+    if state.template(&spec.template).is_some_and(|template| template.kind == TemplateKind::Application) {
+        let problem = format!("{} is an application template; they are laid over one of an OS", spec.template);
+        return Err(invalid("template", problem));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names.iter() {
+        let template = state.template(name).ok_or_else(|| not_found(Kind::Template, name))?;
+        if template.kind != TemplateKind::Application {
+            return Err(invalid(
+                FIELD,
+                format!("{name} is the template of an OS; only those of applications are laid over one"),
+            ));
+        }
+        if template.path.is_empty() {
+            return Err(invalid(FIELD, format!("{name} has no files: it was registered without a path")));
+        }
+        if !seen.insert(name) {
+            return Err(invalid(FIELD, format!("{name} is named twice")));
+        }
+    }
+    Ok(())
+}
+
 fn owner_exists(state: &State, field: &'static str, owner: NodeId) -> Result<(), Rejected> {
     if state.node(owner).is_some() { Ok(()) } else { Err(invalid(field, format!("there is no node {owner}"))) }
 }
@@ -237,12 +278,30 @@ pub(super) fn facts(facts: &NodeFacts) -> Result<(), Rejected> {
 
 /// Whatever else a report holds is bounded here too: a node that has gone mad must not fill the log.
 pub(super) fn report(report: &NodeReport) -> Result<(), Rejected> {
-    let NodeReport { storages } = report;
+    let NodeReport { storages, templates } = report;
+    inventory(templates)?;
     if storages.len() > ITEMS_MAX {
         let problem = format!("{} storages; at most {ITEMS_MAX} are allowed", storages.len());
         return Err(invalid("report.storages", problem));
     }
     storages.values().try_for_each(|finding| line("report.storages", &finding.fault, FAULT_MAX))
+}
+
+fn inventory(inventory: &Inventory) -> Result<(), Rejected> {
+    const FIELD: &str = "report.templates";
+    let shelves = &inventory.shelves;
+    if shelves.len() > ITEMS_MAX {
+        return Err(invalid(FIELD, format!("{} storages; at most {ITEMS_MAX} are allowed", shelves.len())));
+    }
+    let named: usize = shelves.values().map(|shelf| shelf.present.len() + shelf.damaged.len()).sum();
+    if named > TEMPLATES_MAX {
+        return Err(invalid(FIELD, format!("{named} copies of templates; at most {TEMPLATES_MAX} are allowed")));
+    }
+    let ordered = |names: &[Name]| names.is_sorted_by(|one, next| one < next);
+    match shelves.values().all(|shelf| ordered(&shelf.present) && ordered(&shelf.damaged)) {
+        true => Ok(()),
+        false => Err(invalid(FIELD, "names must be in ascending order, none twice")),
+    }
 }
 
 pub(super) fn terms(terms: LeaseTerms) -> Result<(), Rejected> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub struct Container {
     pub created: Revision,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Unique among the living.
     pub name: Name,
@@ -55,6 +56,41 @@ pub struct ContainerSpec {
     pub on_quorum_loss: OnQuorumLoss,
     /// From the stop signal to the kill.
     pub stop_grace: Span,
+    /// Laid over the template, the lowest first; none twice.
+    pub application_templates: Arc<[Name]>,
+}
+
+/// What a spec could hold from the beginning hashes as it did: state hashes of older snapshots stay true. Whatever was added
+/// since counts where it is not what it was by default, under a number of its own, which is never used again.
+impl Hash for ContainerSpec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ContainerSpec {
+            name,
+            template,
+            storage,
+            command,
+            environment,
+            resources,
+            class,
+            priority,
+            possible_owners,
+            preferred_owners,
+            restart,
+            on_quorum_loss,
+            stop_grace,
+            application_templates,
+        } = self;
+        (name, template, storage, command, environment, resources).hash(state);
+        (class, priority, possible_owners, preferred_owners, restart, on_quorum_loss, stop_grace).hash(state);
+        added(15, application_templates, state);
+    }
+}
+
+/// A field that came later: nothing where it says nothing. `number` is the field's in the API.
+fn added<T: Hash + Default + PartialEq, H: Hasher>(number: u8, value: &T, state: &mut H) {
+    if *value != T::default() {
+        (number, value).hash(state);
+    }
 }
 
 /// How the failure plan counts it.
@@ -278,6 +314,13 @@ impl Container {
 
     pub fn assignment(&self) -> Option<&Assignment> {
         self.placement.assignment()
+    }
+}
+
+impl ContainerSpec {
+    /// Every template it is made of, the lowest first.
+    pub fn templates(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.template).chain(self.application_templates.iter())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod member;
 pub mod container;
 pub mod template;
 pub mod storage;
+pub mod inventory;
 pub mod report;
 pub mod settings;
 pub mod decision;

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Incarnation, Name, Revision};
+use super::inventory::Inventory;
 use super::time::Span;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeReport {
     /// What it finds of each storage it was told to watch, as far as it has looked.
     pub storages: Arc<BTreeMap<Name, StorageFinding>>,
+    pub templates: Inventory,
 }
 
 /// The last report of a node.

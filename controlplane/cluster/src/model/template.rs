@@ -34,6 +34,18 @@ impl Hash for Template {
     }
 }
 
+impl Template {
+    /// Its place follows from its digest, on every storage, and so does all that it holds.
+    pub fn is_imported(&self) -> bool {
+        self.digest.strip_prefix("sha256:").is_some_and(|hex| *self.path == *Template::imported_path(hex))
+    }
+
+    /// Below a storage, where an import puts what has the SHA-256 `hex`.
+    pub fn imported_path(hex: &str) -> String {
+        format!("templates/sha256-{hex}/rootfs")
+    }
+}
+
 /// How a template's containers are run where they do not say themselves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TemplateDefaults {

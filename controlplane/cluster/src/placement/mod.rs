@@ -84,6 +84,7 @@ pub fn decide_for(
 }
 
 /// Why a node may not take a container. The first rule that says no is named; each has a stable reason code.
+/// New ones come last: what was there before hashes by its place in the list.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rejection {
     /// Not up: never registered, fencing or fenced.
@@ -119,6 +120,18 @@ pub enum Rejection {
         storage: Name,
         home: NodeId,
     },
+    /// The node says that it finds it on no storage, nor on the one the container is on.
+    TemplateMissing {
+        template: Name,
+        storage: Name,
+    },
+    /// The node says that it is not what its digest says.
+    TemplateDamaged {
+        template: Name,
+        storage: Name,
+    },
+    /// Its agent would not do all that the container asks for.
+    AgentTooOld,
 }
 
 impl Rejection {
@@ -130,6 +143,9 @@ impl Rejection {
             Rejection::NotPossibleOwner => "not-possible-owner",
             Rejection::TemplateUnknown { .. } => "template-unknown",
             Rejection::StorageUnknown { .. } => "storage-unknown",
+            Rejection::TemplateMissing { .. } => "template-missing",
+            Rejection::TemplateDamaged { .. } => "template-damaged",
+            Rejection::AgentTooOld => "agent-too-old",
             Rejection::NoRuntime => "no-runtime",
             Rejection::CpuShort { .. } => "cpu-short",
             Rejection::MemoryShort { .. } => "memory-short",
@@ -149,6 +165,17 @@ impl fmt::Display for Rejection {
             Rejection::NotPossibleOwner => f.write_str("not among the possible owners"),
             Rejection::TemplateUnknown { template } => write!(f, "template {template} is not registered"),
             Rejection::StorageUnknown { storage } => write!(f, "storage {storage} is not registered"),
+            Rejection::TemplateMissing { template, storage } => write!(
+                f,
+                "template {template} is on no storage the node sees; \
+                 `quoratectl template sync {template} --storage {storage}` brings it"
+            ),
+            Rejection::TemplateDamaged { template, storage } => {
+                write!(f, "template {template} is damaged on storage {storage}; import it anew under another name")
+            }
+            Rejection::AgentTooOld => {
+                f.write_str("its agent has not said that it knows of application templates: upgrade it, if it is older")
+            }
             Rejection::NoRuntime => f.write_str("no runtime works there"),
             Rejection::CpuShort { missing_millis } => write!(f, "{missing_millis} mCPU short"),
             Rejection::MemoryShort { missing_bytes } => {

@@ -31,6 +31,7 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape {
     template: Name,
+    application_templates: Arc<[Name]>,
     storage: Name,
     /// The only node that has its private area, where the storage is local.
     bound_to: Option<NodeId>,
@@ -66,6 +67,7 @@ impl Shape {
         let counts = container.start_failures.iter().filter(|failure| failure.counts(state.clock()));
         Shape {
             template: spec.template.clone(),
+            application_templates: Arc::clone(&spec.application_templates),
             storage: spec.storage.clone(),
             bound_to: container.home.filter(|_| state.storage(&spec.storage).is_some_and(|it| it.kind.is_local())),
             cpu_millis: spec.resources.cpu_millis,

@@ -271,7 +271,10 @@ fn grouped_planning_decides_as_one_by_one_would() {
 /// What `node` finds of the one storage there is.
 fn finds(story: &mut Story, node: NodeId, fault: &str) {
     let finding = StorageFinding { fault: fault.into(), ..StorageFinding::default() };
-    let report = Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(name("shared"), finding)])) });
+    let report = Arc::new(NodeReport {
+        storages: Arc::new(BTreeMap::from([(name("shared"), finding)])),
+        ..NodeReport::default()
+    });
     let incarnation = story.incarnation(node);
     story.done(Command::ReportNode { node, incarnation, report });
 }

@@ -85,7 +85,10 @@ impl Sessions {
                 // The former target is no longer named anywhere; it finds out from its next set.
                 Event::HandoverAborted { .. } => self.all_dirty(),
                 // What everybody watches has changed.
-                Event::StorageRegistered { .. } | Event::StorageRemoved { .. } => self.all_dirty(),
+                Event::StorageRegistered { .. }
+                | Event::StorageRemoved { .. }
+                | Event::TemplateRegistered { .. }
+                | Event::TemplateRemoved { .. } => self.all_dirty(),
                 _ => {}
             }
         }

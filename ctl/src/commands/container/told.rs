@@ -41,7 +41,7 @@ pub(super) fn listed(containers: &[v1::Container], wide: bool) -> String {
                 spec.priority.map_or("-".to_owned(), |it| it.to_string()),
                 cores(asks.cpu_millis),
                 memory(asks.memory_bytes),
-                spec.template.clone(),
+                [std::slice::from_ref(&spec.template), &spec.application_templates].concat().join("+"),
                 spec.storage.clone(),
                 dash(&container.home),
             ]);
@@ -78,6 +78,7 @@ pub(super) fn shown(container: &v1::Container) -> String {
             if container.displacements == 0 { String::new() } else { format!("{} times", container.displacements) },
         ),
         ("template", spec.template.clone()),
+        ("laid over it", spec.application_templates.join(", then ")),
         ("storage", spec.storage.clone()),
         ("command", words(&spec.command)),
         ("asks for", format!("{} cpu, {} memory", cores(asks.cpu_millis), memory(asks.memory_bytes))),

@@ -1,7 +1,5 @@
 //! Copies of templates: who lacks them, whether they are whole, whether they are gone.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail};
 use proto::v1::{self, TemplatePresence};
 
@@ -12,34 +10,6 @@ use crate::trouble::Trouble;
 
 /// Where imports put what they brought.
 const IMPORTED: &str = "templates/sha256-";
-
-/// By template, the nodes that have it on no storage, as one line. `None`, said aloud, where nobody could be asked.
-pub async fn missing(session: &Session) -> Option<BTreeMap<String, String>> {
-    match session.client.ask_all(v1::TemplateInventoryRequest::default()).await {
-        Ok(reply) => Some(reply.templates.iter().map(|it| (it.template.clone(), lacking(&it.copies))).collect()),
-        Err(failure) => {
-            eprintln!("which node lacks what is not known: {failure}");
-            None
-        }
-    }
-}
-
-/// The nodes that find no whole copy anywhere; one that could not be asked with a question mark.
-fn lacking(copies: &[v1::TemplateCopy]) -> String {
-    let mut best: BTreeMap<&str, u8> = BTreeMap::new();
-    for copy in copies {
-        let rank = match copy.presence() {
-            TemplatePresence::Present => 2,
-            TemplatePresence::Unknown | TemplatePresence::Unspecified => 1,
-            _ => 0,
-        };
-        let known = best.entry(&copy.node).or_default();
-        *known = rank.max(*known);
-    }
-    let lacking = best.into_iter().filter(|(_, rank)| *rank < 2);
-    let named = lacking.map(|(node, rank)| if rank == 1 { format!("{node}?") } else { node.to_owned() });
-    named.collect::<Vec<_>>().join(", ")
-}
 
 pub fn table_of(copies: &[v1::TemplateCopy]) -> String {
     let rows = copies.iter().map(|copy| {
@@ -138,20 +108,6 @@ mod tests {
     fn copy(node: &str, storage: &str, presence: TemplatePresence) -> v1::TemplateCopy {
         let (node, storage) = (node.to_owned(), storage.to_owned());
         v1::TemplateCopy { node, storage, presence: presence.into(), problem: "why".into() }
-    }
-
-    #[test]
-    fn a_node_lacks_what_it_finds_on_no_storage() {
-        let copies = [
-            copy("n-1", "a", TemplatePresence::Absent),
-            copy("n-1", "b", TemplatePresence::Present),
-            copy("n-2", "a", TemplatePresence::Absent),
-            copy("n-2", "b", TemplatePresence::Unreadable),
-            copy("n-3", "a", TemplatePresence::Unknown),
-            copy("n-3", "b", TemplatePresence::Unknown),
-        ];
-        assert_eq!(lacking(&copies), "n-2, n-3?");
-        assert_eq!(lacking(&copies[..2]), "");
     }
 
     #[test]

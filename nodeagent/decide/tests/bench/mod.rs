@@ -62,6 +62,7 @@ pub fn spec(container: u64) -> Arc<WantedSpec> {
             restart: RestartPolicy::default(),
             on_quorum_loss: OnQuorumLoss::Stop,
             stop_grace: Span::seconds(10),
+            application_templates: Arc::default(),
         }),
         template: Arc::new(Template {
             name: name("t"),
@@ -78,6 +79,7 @@ pub fn spec(container: u64) -> Arc<WantedSpec> {
             kind: StorageKind::Directory { path: "/s".into() },
             registered: Revision(1),
         }),
+        applications: Arc::default(),
     })
 }
 

@@ -58,7 +58,7 @@ impl OciRuntime {
         let area = place.bundle.join("area");
         place.make().map_err(text)?;
         make_folder(&area, 0o700).map_err(|error| format!("make {}: {error}", area.display()))?;
-        let root = root::mount_root(client, place, &area, Path::new("/"), &Label::default()).map_err(text)?;
+        let root = root::mount_root(client, place, &area, &[], &Label::default()).map_err(text)?;
         let spec = Bundle {
             prepared: Prepared { root, ..Prepared::default() },
             command: vec!["/bin/true".to_owned()],
@@ -197,8 +197,7 @@ impl Runtime for OciRuntime {
 
 /// Makes ready what the bundle names and the runtime does not make itself.
 fn prepare(client: &mut Client, place: &Place, spec: &StartSpec, label: &Label) -> Result<Prepared, DriverError> {
-    let template = spec.rootfs.as_deref().unwrap_or(Path::new("/"));
-    let root = root::mount_root(client, place, &spec.private_area, template, label)?;
+    let root = root::mount_root(client, place, &spec.private_area, &spec.layers, label)?;
     Ok(Prepared { root, ..Prepared::default() })
 }
 

@@ -1,6 +1,6 @@
 //! Images: layers above each other, everything compared with its digest, unknown kinds refused by name.
 
-use template::{Bad, Digest, Image, ImportError};
+use template::{Bad, Digest, Image, ImportError, Layer, Order};
 
 use super::support::*;
 
@@ -66,6 +66,28 @@ fn an_image_is_the_tree_its_layers_make_and_says_how_it_is_run() {
     assert_eq!(imported.notes, ["the image wants to run as \"web\"; its containers run as root"]);
     let again = room.import(room.beside("layout")).expect("imports");
     assert!(again.was_there && again.image == Some(said));
+}
+
+#[test]
+fn what_is_laid_over_others_removes_nothing_of_theirs() {
+    let import = |image: &ImageParts, room: &Room| {
+        image.write(&room.beside("layout"));
+        run(&Order { layer: Layer::Over, ..room.order(room.beside("layout")) })
+    };
+    let room = Room::new();
+    let error = refused(&room, import(&image(), &room));
+    bad_entry(&error, "never/.wh.there", &Bad::WhiteoutBeneath);
+    // What it brought itself it may remove; a folder that covers nothing of its own covers nothing at all.
+    let lower = Tar::default().file("srv/app/old", b"x").file("srv/app/kept", b"x").end();
+    let upper = Tar::default().file("srv/app/.wh.old", b"").folder("opt").file("opt/.wh..wh..opq", b"").end();
+    let room = Room::new();
+    let imported = import(&ImageParts::new(&[plain(lower), plain(upper)]), &room).expect("imports");
+    let root = room.root(&imported);
+    assert!(root.join("srv/app/kept").exists() && !root.join("srv/app/old").exists() && root.join("opt").is_dir());
+    assert!(
+        imported.notes.iter().any(|note| note.contains("nothing beneath a folder is seen, 1 times")),
+        "{imported:?}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
-use template::{Bad, Digest, Http, ImportError, Imported, Kept, Limits, Order, Policy, import, verify};
+use template::{Bad, Digest, Http, ImportError, Imported, Kept, Layer, Limits, Order, Policy, import, verify};
 
 pub struct Room {
     folder: TempDir,
@@ -43,6 +43,7 @@ impl Room {
             owner: "n1".to_owned(),
             claim: "first".to_owned(),
             expected: None,
+            layer: Layer::Base,
             policy: Policy::default(),
             limits: Limits::default(),
             http: Http::Loopback,

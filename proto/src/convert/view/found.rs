@@ -8,7 +8,7 @@ use crate::v1;
 /// What the node said last of what it finds.
 pub fn node_report(state: &State, node: &Node) -> Option<v1::NodeReport> {
     let kept = state.node_report(node.id)?;
-    let NodeReport { storages } = &*kept.report;
+    let NodeReport { storages, templates: _ } = &*kept.report;
     Some(v1::NodeReport {
         storages: storages.iter().map(|(storage, found)| storage_finding(node, storage, found)).collect(),
         incarnation: kept.incarnation.0,

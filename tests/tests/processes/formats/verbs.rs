@@ -57,6 +57,7 @@ pub const ROWS: &[Row] = &[
     row("template import i --from TREE --storage shared", Message("ImportTemplateReply")),
     row("template show i", Message("TemplateInventoryReply")),
     row("template verify i", Message("VerifyTemplateReply")),
+    row("template sync i --storage shared --verify", Message("SyncTemplatesReply")),
     row("template remove i", CHANGE),
     row("template discard DIGEST-OF-NOTHING", Message("DiscardTemplateReply")),
     row("storage register s --directory /srv", CHANGE),

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::agent::WantedSpec;
 use crate::apply::Rejected;
 use crate::command::{Command, Reported};
 use crate::model::container::*;
 use crate::model::ids::*;
 use crate::model::resources::Resources;
+use crate::model::template::TemplateKind;
 use crate::model::time::Span;
 use crate::story::*;
 
@@ -56,6 +58,77 @@ fn bad_specs_are_refused_with_the_field() {
     let refused = story.refused(Command::CreateContainer { spec, annotations, desired: Desired::Running });
     assert_eq!(refused.field(), Some("annotations"));
     assert_eq!(story.state.container_count(), 0);
+}
+
+/// `count` application templates, `app-0` and on.
+fn with_applications(story: &mut Story, count: usize) -> Vec<Name> {
+    let names: Vec<Name> = (0..count).map(|number| name(&format!("app-{number}"))).collect();
+    names.iter().for_each(|name| story.template(name.as_str(), TemplateKind::Application, "templates/app"));
+    names
+}
+
+#[test]
+fn layers_are_application_templates_each_once_over_an_os() {
+    let mut story = Story::with_nodes(1);
+    let apps = with_applications(&mut story, 17);
+    story.template("bare", TemplateKind::Application, "");
+    let over = |template: &str, apps: &[Name]| ContainerSpec {
+        template: name(template),
+        application_templates: apps.into(),
+        ..spec("a")
+    };
+    let bad = [
+        ("application_templates", over("debian", &apps)),
+        ("application_templates", over("debian", &[apps[0].clone(), apps[1].clone(), apps[0].clone()])),
+        ("application_templates", over("debian", &[name("debian")])),
+        ("application_templates", over("debian", &[name("bare")])),
+        ("template", over("app-0", &apps[1..2])),
+    ];
+    for (field, spec) in bad {
+        assert_eq!(story.refused(create(spec)).field(), Some(field));
+    }
+    assert!(matches!(story.refused(create(over("debian", &[name("gone")]))), Rejected::NotFound { .. }));
+    assert_eq!(story.state.container_count(), 0);
+    story.done(create(over("debian", &apps[..16])));
+}
+
+#[test]
+fn templates_laid_over_others_are_kept_while_a_container_is_made_of_them() {
+    let mut story = Story::with_nodes(1);
+    let apps = with_applications(&mut story, 2);
+    story.reports_templates(N1, &[]);
+    let id = story.run(ContainerSpec { application_templates: apps.clone().into(), ..spec("a") });
+    for template in apps.iter().chain([&name("debian")]) {
+        let refused = story.refused(Command::RemoveTemplate { name: template.clone() });
+        assert!(matches!(refused, Rejected::InUse { .. }), "{template}: {refused}");
+    }
+    let container = story.state.container(id).expect("there").clone();
+    let wanted = WantedSpec::of(&story.state, &container).expect("all of it is registered");
+    let layers: Vec<&str> = wanted.layers().map(|template| template.name.as_str()).collect();
+    assert_eq!(layers, ["debian", "app-0", "app-1"]);
+    story.done(Command::SetDesired { container: id, desired: Desired::Deleted });
+    story.close(id, End::Stopped);
+    for name in apps {
+        story.done(Command::RemoveTemplate { name });
+    }
+}
+
+#[test]
+fn what_a_spec_is_made_of_counts_in_its_hash_and_nothing_that_it_does_not_say() {
+    let plain = spec("a");
+    let hash = crate::digest::of(&plain);
+    let layered = |names: &[&str]| {
+        let application_templates = names.iter().map(|text| name(text)).collect();
+        crate::digest::of(&ContainerSpec { application_templates, ..plain.clone() })
+    };
+    assert_eq!(layered(&[]), hash);
+    let [one, two, turned] = [layered(&["x"]), layered(&["x", "y"]), layered(&["y", "x"])];
+    assert!(hash != one && one != two && two != turned);
+    assert_eq!(
+        format!("{hash:032x}"),
+        "9ffa8c448a5fae959b2ca677ce6fc1a7",
+        "specs of older snapshots would hash otherwise"
+    );
 }
 
 #[test]

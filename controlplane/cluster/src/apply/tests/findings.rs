@@ -15,7 +15,7 @@ const NODE: NodeId = NodeId(1);
 
 fn report(fault: &str) -> Arc<NodeReport> {
     let finding = StorageFinding { fault: fault.into(), ..StorageFinding::default() };
-    Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(name("shared"), finding)])) })
+    Arc::new(NodeReport { storages: Arc::new(BTreeMap::from([(name("shared"), finding)])), ..NodeReport::default() })
 }
 
 fn says(story: &Story, fault: &str) -> Command {
@@ -80,8 +80,11 @@ fn report_that_would_fill_the_log_is_refused() {
     let mut story = Story::with_nodes(1);
     let incarnation = story.incarnation(NODE);
     let many = (0..2_000).map(|number| (name(&format!("s{number}")), StorageFinding::default())).collect();
-    for report in [Arc::new(NodeReport { storages: Arc::new(many) }), report(&"x".repeat(5_000)), report("a\u{1b}[2J")]
-    {
+    for report in [
+        Arc::new(NodeReport { storages: Arc::new(many), ..NodeReport::default() }),
+        report(&"x".repeat(5_000)),
+        report("a\u{1b}[2J"),
+    ] {
         let refused = story.outcome(Command::ReportNode { node: NODE, incarnation, report });
         assert_eq!(refused.expect_err("it is too much").field(), Some("report.storages"));
     }

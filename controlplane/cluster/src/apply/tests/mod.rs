@@ -5,4 +5,5 @@ mod containers;
 mod handover;
 mod requests;
 mod findings;
+mod inventory;
 mod random;

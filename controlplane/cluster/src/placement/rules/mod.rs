@@ -15,11 +15,12 @@ pub use cpu::CPU_OVERCOMMIT;
 
 use super::Rejection;
 use crate::model::container::Container;
-use crate::model::ids::NodeId;
+use crate::model::ids::{Name, NodeId};
 use crate::model::node::Node;
 use crate::model::report::NodeReport;
 use crate::model::resources::Resources;
 use crate::model::storage::Storage;
+use crate::model::template::Template;
 use crate::model::time::WallTime;
 use crate::state::State;
 
@@ -27,7 +28,12 @@ use crate::state::State;
 pub(super) struct Seeker<'a> {
     state: &'a State,
     pub container: &'a Container,
-    pub template_known: bool,
+    /// The first of its templates that is not registered.
+    pub unknown_template: Option<&'a Name>,
+    template: Option<&'a Template>,
+    /// Laid over it, the lowest first; those that are registered.
+    applications: Vec<&'a Template>,
+    /// `None` where its storage is not registered.
     pub storage: Option<&'a Storage>,
     /// It has room claimed somewhere, which counts as free to it alone.
     may_claim: bool,
@@ -35,11 +41,15 @@ pub(super) struct Seeker<'a> {
 
 impl<'a> Seeker<'a> {
     pub fn of(state: &'a State, container: &'a Container) -> Seeker<'a> {
+        let spec = &container.spec;
+        let template = |name: &Name| state.template(name).map(|template| &**template);
         Seeker {
             state,
             container,
-            template_known: state.template(&container.spec.template).is_some(),
-            storage: state.storage(&container.spec.storage).map(|storage| &**storage),
+            unknown_template: spec.templates().find(|name| state.template(name).is_none()),
+            template: template(&spec.template),
+            applications: spec.application_templates.iter().filter_map(template).collect(),
+            storage: state.storage(&spec.storage).map(|storage| &**storage),
             may_claim: container.assignment().is_some(),
         }
     }
@@ -49,6 +59,15 @@ impl<'a> Seeker<'a> {
         let claimed = self.may_claim && self.state.claim(node.id, self.container.id).is_some();
         let used_by_others = if claimed { used.minus(self.container.spec.resources) } else { used };
         Case { seeker: self, container: self.container, node, used_by_others }
+    }
+
+    /// Everything it is made of that is registered, the lowest first.
+    pub fn templates(&self) -> impl Iterator<Item = &'a Template> {
+        self.template.into_iter().chain(self.applications.iter().copied())
+    }
+
+    pub fn state(&self) -> &'a State {
+        self.state
     }
 
     /// What `node` said last of what it finds.
