@@ -194,6 +194,8 @@ mod tests {
         watch: watch::Sender<Arc<Watch>>,
         shelves: Shelves,
         heard: mpsc::UnboundedReceiver<Input>,
+        /// What was heard last: one report may say two things that are waited for one after another.
+        last: Arc<NodeReport>,
     }
 
     impl Room {
@@ -205,7 +207,7 @@ mod tests {
             let seen = shelves.clone();
             let look: Look = Arc::new(move |storage, templates| look(storage, templates, &seen));
             tokio::spawn(attend(watched, findings, shelves.clone(), look, FAST));
-            Room { folder, watch, shelves, heard }
+            Room { folder, watch, shelves, heard, last: Arc::default() }
         }
 
         fn lay(&self, storage: &str, template: &str) {
@@ -225,9 +227,9 @@ mod tests {
                 let said = shelf.map(|it| (it.seen.0, it.present.iter().map(Name::as_str).collect::<Vec<_>>()));
                 said.as_ref().map(|(seen, present)| (*seen, &present[..])) == wanted
             };
-            loop {
+            while !holds(&self.last) {
                 match tokio::time::timeout(Duration::from_secs(20), self.heard.recv()).await {
-                    Ok(Some(Input::Finds(report))) if holds(&report) => return,
+                    Ok(Some(Input::Finds(report))) => self.last = report,
                     Ok(Some(_)) => {}
                     _ => panic!("{storage}: never {wanted:?}"),
                 }
