@@ -132,7 +132,13 @@ impl Rig {
 }
 
 pub fn launch(folder: &Path, user: Option<u32>, options: &[&str]) -> (Child, Slot) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate-guard"));
+    let built = Path::new(env!("CARGO_BIN_EXE_quorate-guard"));
+    // Another user may not reach where it was built.
+    let near = folder.join("quorate-guard");
+    if user.is_some() && !near.exists() {
+        std::fs::copy(built, &near).expect("a copy of the program");
+    }
+    let mut command = Command::new(if user.is_some() { &near } else { built });
     command.arg("--slot").arg(folder.join("slot"));
     command.arg("--run-dir").arg(folder.join("run"));
     command.arg("--state-dir").arg(folder.join("state"));
