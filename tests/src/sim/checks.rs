@@ -402,8 +402,15 @@ impl Checks {
                 }
                 self.assigned.insert((*container, *epoch), *node);
             }
-            Event::FencingBegun { name, cause: FenceCause::Silence, .. } if self.calm_since.is_some() => {
-                self.violate(god, "NoFlap", format!("{name} is fenced for silence although every link is well"));
+            Event::FencingBegun { node, name, incarnation, cause: FenceCause::Silence }
+                if self.calm_since.is_some() =>
+            {
+                // What was of a boot that is over stays silent, also where the leader that heard of the next one is gone.
+                let granted = self.granted.get(&(*node, *incarnation)).map(|granted| granted.boot);
+                let boot = standing(*node).map(|(boot, _)| boot);
+                if granted.is_none() || granted == boot {
+                    self.violate(god, "NoFlap", format!("{name} is fenced for silence although every link is well"));
+                }
             }
             Event::NodeFenced { node, incarnation, proof, .. } => {
                 self.receipt(god, *node, *incarnation, proof, standing(*node));
